@@ -1,0 +1,187 @@
+//! Everything that one commit stores together.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::approval::ApprovalRequest;
+use crate::card::{Card, CardState};
+use crate::history::{ChainHead, HistoryEntry, ObjectId, Stamp, Why};
+use crate::id::JobId;
+use crate::job::Job;
+use crate::state_graph::TransitionError;
+
+/// Everything that one commit stores together or not at all.
+///
+/// Each object carries the version it was loaded with (0: not stored yet) and is stored under the next one. An object
+/// stands in a change set at most once; of a job about a card that has no other change, only the job.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ChangeSet {
+    /// Cards, new or changed.
+    pub cards: Vec<Card>,
+    /// Approval requests, new or changed.
+    pub requests: Vec<ApprovalRequest>,
+    /// Jobs, new or changed.
+    pub jobs: Vec<Job>,
+    /// Records of the office itself, new or changed.
+    pub records: Vec<Record>,
+    /// Reservations to give back; done before any is taken.
+    pub releases: Vec<Reservation>,
+    /// Reservations to take.
+    pub takes: Vec<Reservation>,
+    /// History entries, in the order of each object's chain.
+    pub history: Vec<HistoryEntry>,
+}
+
+impl ChangeSet {
+    /// Nothing to store.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Whether there is nothing to store.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Adds all of another change set.
+    pub fn append(&mut self, other: Self) {
+        let Self { cards, requests, jobs, records, releases, takes, history } = other;
+        self.cards.extend(cards);
+        self.requests.extend(requests);
+        self.jobs.extend(jobs);
+        self.records.extend(records);
+        self.releases.extend(releases);
+        self.takes.extend(takes);
+        self.history.extend(history);
+    }
+
+    /// Moves a card to another state, keeps the history entry, and gives back the reservations that only an open order
+    /// holds once it is none any more. The card itself is added with [`put_card`](Self::put_card) when it is complete.
+    ///
+    /// # Errors
+    /// [`TransitionError`] as [`Card::transition`]; nothing is changed then.
+    pub fn move_card(
+        &mut self,
+        card: &mut Card,
+        to: CardState,
+        stamp: &Stamp<'_>,
+        why: Why<'_>,
+    ) -> Result<(), TransitionError> {
+        let entry = card.transition(to, stamp, why)?;
+        self.history.push(entry);
+        if !card.is_open_order() {
+            let owner = card.id.to_string();
+            for key in std::mem::take(&mut card.reservations) {
+                self.releases.push(Reservation { key, owner: owner.clone() });
+            }
+        }
+        Ok(())
+    }
+
+    /// Keeps the history entry of a change of a card that leaves its state as it is.
+    pub fn note_card(&mut self, card: &mut Card, stamp: &Stamp<'_>, why: Why<'_>) {
+        self.history.push(card.note(stamp, why));
+    }
+
+    /// Adds a card.
+    pub fn put_card(&mut self, card: Card) {
+        self.cards.push(card);
+    }
+
+    /// Takes a reservation for a card that holds it as long as it is an open order.
+    pub fn reserve_for(&mut self, card: &mut Card, key: String) {
+        self.takes.push(Reservation { key: key.clone(), owner: card.id.to_string() });
+        card.reservations.push(key);
+    }
+}
+
+/// A unique key that somebody holds, such as the open order of a user. Taking a taken key is a conflict, never an overwrite.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Reservation {
+    /// The key.
+    pub key: String,
+    /// Who holds it, as text, such as a card id.
+    pub owner: String,
+}
+
+/// A versioned record of the office itself: options in force, enablement, a run, a number range.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// Its key.
+    pub key: String,
+    /// The version it was loaded with; 0 if it is not stored yet.
+    #[serde(skip)]
+    pub version: u64,
+    /// What it holds.
+    pub value: serde_json::Value,
+    /// The end of its history.
+    #[serde(default)]
+    pub history: ChainHead,
+}
+
+impl Record {
+    /// A record that is not stored yet.
+    pub fn new(key: impl Into<String>, value: serde_json::Value) -> Self {
+        Self { key: key.into(), version: 0, value, history: ChainHead::default() }
+    }
+}
+
+/// Why a commit was refused: one thing that changed meanwhile.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Conflict {
+    /// An object is stored under another version than the one it was loaded with.
+    Version {
+        /// The object.
+        object: StoredId,
+        /// The version it was loaded with; 0 for one that was to be new.
+        expected: u64,
+        /// The version in the store; 0 if it is not there.
+        found: u64,
+    },
+    /// A reservation is held by another, or twice in the same change set.
+    Taken {
+        /// The key.
+        key: String,
+        /// Who holds it.
+        owner: String,
+    },
+    /// A reservation that was to be given back is not held by that owner.
+    NotHeld {
+        /// The key.
+        key: String,
+        /// The owner that was to give it back.
+        owner: String,
+    },
+}
+
+impl fmt::Display for Conflict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Version { object, expected, found } => {
+                write!(f, "{object} has version {found}, {expected} was expected")
+            }
+            Self::Taken { key, owner } => write!(f, "`{key}` is taken by {owner}"),
+            Self::NotHeld { key, owner } => write!(f, "`{key}` is not held by {owner}"),
+        }
+    }
+}
+
+/// What is stored under a version of its own.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum StoredId {
+    /// A card or an approval request.
+    Object(ObjectId),
+    /// A job.
+    Job(JobId),
+}
+
+impl fmt::Display for StoredId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Object(object) => object.fmt(f),
+            Self::Job(job) => write!(f, "job {job}"),
+        }
+    }
+}

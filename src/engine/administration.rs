@@ -1,0 +1,287 @@
+//! What an administrator does: option scripts and enablement. Both live in the store, so that all instances agree.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::{ENABLE_PROCESS, Engine, SET_OPTIONS, Slots, list};
+use crate::actor::Actor;
+use crate::change_set::{ChangeSet, Record};
+use crate::error::{During as _, Error};
+use crate::history::{ObjectId, Why};
+use crate::host::{CommitError, Decision};
+use crate::id::{ActorId, SymbolicName};
+use crate::options::{Limits, OptionChange, OptionSource, Options, ScriptOptions, Subject, dry_run, load};
+use crate::process::Slot;
+
+/// How often a record that others change at the same time is tried again.
+const TRIES: usize = 20;
+
+/// One version of an option script that was put in force.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OptionVersion {
+    /// The hash of its content.
+    pub hash: String,
+    /// Who put it in force.
+    pub actor: ActorId,
+    /// When.
+    pub at: DateTime<Utc>,
+}
+
+/// The versions of one script, the last one in force.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+struct Versions {
+    versions: Vec<OptionVersion>,
+}
+
+fn versions_key(script: &str) -> String {
+    format!("options/{script}")
+}
+
+fn source_key(script: &str, hash: &str) -> String {
+    format!("options/{script}/{hash}")
+}
+
+impl Engine {
+    /// The options in force.
+    ///
+    /// # Errors
+    /// [`Error::Store`]; [`Error::Options`] if a stored script does not load in this release.
+    pub async fn options(&self) -> Result<Options, Error> {
+        self.options_at(&BTreeMap::new()).await
+    }
+
+    /// Puts a script in force, or typed values in its place, after checking it. All problems are reported at once, and a
+    /// script with problems leaves the last good version in force.
+    ///
+    /// # Errors
+    /// [`Error::Options`] with all problems; [`Error::NotPermitted`]; [`Error::Store`].
+    pub async fn set_options(&self, script: &str, source: OptionSource, actor: &Actor) -> Result<OptionVersion, Error> {
+        let act = self.permit(SET_OPTIONS, actor).await?;
+        let loaded = self.check(script, &source).await?;
+        let hash = loaded.hash().to_owned();
+        for _ in 0..TRIES {
+            let (mut record, mut held) = self.record::<Versions>(&versions_key(script)).await?;
+            let stamp = self.stamp(actor, &act, None);
+            let version = OptionVersion { hash: hash.clone(), actor: actor.id.clone(), at: stamp.at };
+            held.versions.push(version.clone());
+            let from = (record.version > 0).then_some("in force");
+            let entry = record.history.append(
+                ObjectId::Record(record.key.clone()),
+                from,
+                "in force",
+                &stamp,
+                Why::code("options_set").about(&hash),
+            );
+            record.value = to_value(&record.key, &held)?;
+            let mut changes = ChangeSet::new();
+            changes.history.push(entry);
+            changes.records.push(record);
+            let key = source_key(script, &hash);
+            let stored = self.repository.records(std::slice::from_ref(&key)).await.during("reading options")?;
+            if stored.is_empty() {
+                changes.records.push(Record::new(key.clone(), to_value(&key, &source)?));
+            }
+            if self.commit_record(&changes).await? {
+                self.loaded().insert((script.to_owned(), hash), loaded);
+                return Ok(version);
+            }
+        }
+        Err(Error::ChangedMeanwhile { what: versions_key(script) })
+    }
+
+    /// What a script would change if it were put in force: the options with old and new value, and for each subject given
+    /// (a name and what is known of card and user) the change for it. Nothing is put in force.
+    ///
+    /// # Errors
+    /// [`Error::Options`] with all problems; [`Error::Store`].
+    pub async fn dry_run_options(
+        &self,
+        script: &str,
+        source: &OptionSource,
+        subjects: &[(String, Subject<'_>)],
+    ) -> Result<Vec<OptionChange>, Error> {
+        let current = self.options().await?;
+        Ok(dry_run(&current, &self.catalogue, script, source, &Limits::default(), subjects)?)
+    }
+
+    /// The versions of a script that were put in force, oldest first; the last one is in force. Empty: as shipped.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub async fn option_versions(&self, script: &str) -> Result<Vec<OptionVersion>, Error> {
+        Ok(self.record::<Versions>(&versions_key(script)).await?.1.versions)
+    }
+
+    /// Puts an earlier version of a script back in force.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchVersion`]; otherwise as [`set_options`](Self::set_options).
+    pub async fn restore_options(&self, script: &str, hash: &str, actor: &Actor) -> Result<OptionVersion, Error> {
+        let source = self.source(script, hash).await?;
+        self.set_options(script, source, actor).await
+    }
+
+    /// Adds a process to a slot.
+    ///
+    /// # Errors
+    /// [`Error::Process`] for an unknown name, [`Error::Slot`] if it does not fit there; [`Error::NotPermitted`];
+    /// [`Error::Store`].
+    pub async fn enable(&self, process: &str, slot: Slot, actor: &Actor) -> Result<(), Error> {
+        self.change_slots(process, actor, "enabled", |slots, fits| {
+            if fits.contains(&slot) { Ok(slots.insert(slot)) } else { Err(slot) }
+        })
+        .await
+    }
+
+    /// Takes a process out of a slot; out of the last one, it is refused from then on.
+    ///
+    /// # Errors
+    /// As [`enable`](Self::enable).
+    pub async fn disable(&self, process: &str, slot: Slot, actor: &Actor) -> Result<(), Error> {
+        self.change_slots(process, actor, "disabled", |slots, fits| {
+            if fits.contains(&slot) { Ok(slots.remove(&slot)) } else { Err(slot) }
+        })
+        .await
+    }
+
+    async fn change_slots(
+        &self,
+        process: &str,
+        actor: &Actor,
+        code: &str,
+        change: impl Fn(&mut BTreeSet<Slot>, &[Slot]) -> Result<bool, Slot> + Send,
+    ) -> Result<(), Error> {
+        let definition = self.registry.process(process)?.definition();
+        let act = self.permit(ENABLE_PROCESS, actor).await?;
+        for _ in 0..TRIES {
+            let (mut record, mut held) = self.record::<Slots>(Slots::KEY).await?;
+            let mut slots = held.of(definition);
+            let changed = change(&mut slots, &definition.slots).map_err(|slot| Error::Slot {
+                process: definition.name.clone(),
+                slot,
+                allowed: list(&definition.slots),
+            })?;
+            if !changed {
+                return Ok(());
+            }
+            held.0.insert(definition.name.clone(), slots);
+            let stamp = self.stamp(actor, &act, None);
+            let from = (record.version > 0).then_some("in force");
+            let object = ObjectId::Record(record.key.clone());
+            let why = Why::code(code).about(definition.name.as_str());
+            let entry = record.history.append(object, from, "in force", &stamp, why);
+            record.value = to_value(&record.key, &held)?;
+            let mut changes = ChangeSet::new();
+            changes.history.push(entry);
+            changes.records.push(record);
+            if self.commit_record(&changes).await? {
+                return Ok(());
+            }
+        }
+        Err(Error::ChangedMeanwhile { what: Slots::KEY.to_owned() })
+    }
+
+    pub(super) async fn slots(&self) -> Result<Slots, Error> {
+        Ok(self.record::<Slots>(Slots::KEY).await?.1)
+    }
+
+    /// The options of these versions, by script; scripts that are not named are as they are in force now.
+    pub(super) async fn options_at(&self, hashes: &BTreeMap<String, String>) -> Result<Options, Error> {
+        let keys: Vec<String> = self.catalogue.scripts().map(versions_key).collect();
+        let records = self.repository.records(&keys).await.during("reading options")?;
+        let mut options = Options::defaults(&self.catalogue);
+        for (script, shipped) in &self.shipped {
+            let key = versions_key(script);
+            let in_force = match records.iter().find(|record| record.key == key) {
+                Some(record) => read::<Versions>(record)?.versions.pop().map(|version| version.hash),
+                None => None,
+            };
+            let wanted = hashes.get(script).cloned().or(in_force);
+            let script_options = match wanted {
+                Some(hash) if hash != shipped.hash() => self.script_at(script, &hash).await?,
+                _ => shipped.clone(),
+            };
+            options = options.with(script_options)?;
+        }
+        Ok(options)
+    }
+
+    async fn script_at(&self, script: &str, hash: &str) -> Result<ScriptOptions, Error> {
+        let key = (script.to_owned(), hash.to_owned());
+        if let Some(loaded) = self.loaded().get(&key) {
+            return Ok(loaded.clone());
+        }
+        let source = self.source(script, hash).await?;
+        let loaded = load(&self.catalogue, script, &source, &Limits::default())?;
+        self.loaded().insert(key, loaded.clone());
+        Ok(loaded)
+    }
+
+    async fn source(&self, script: &str, hash: &str) -> Result<OptionSource, Error> {
+        let key = source_key(script, hash);
+        let stored = self.repository.records(std::slice::from_ref(&key)).await.during("reading options")?;
+        match stored.first() {
+            Some(record) => read(record),
+            None => {
+                let versions = self.option_versions(script).await?;
+                let known: Vec<_> = versions.into_iter().map(|version| version.hash).collect();
+                Err(Error::NoSuchVersion {
+                    script: script.to_owned(),
+                    version: hash.to_owned(),
+                    known: if known.is_empty() { "none".to_owned() } else { known.join(", ") },
+                })
+            }
+        }
+    }
+
+    /// Loads a script against what is in force, contradictions across scripts included.
+    async fn check(&self, script: &str, source: &OptionSource) -> Result<ScriptOptions, Error> {
+        let loaded = load(&self.catalogue, script, source, &Limits::default())?;
+        self.options().await?.with(loaded.clone())?;
+        Ok(loaded)
+    }
+
+    pub(super) async fn permit(&self, act: &'static str, actor: &Actor) -> Result<SymbolicName, Error> {
+        let act = crate::process::known_name(act);
+        match self.access.may_start(actor, &act).await {
+            Decision::Yes => Ok(act),
+            Decision::No { reason } => Err(Error::NotPermitted { actor: actor.id.clone(), process: act, reason }),
+        }
+    }
+
+    /// A record and what it holds; a new one with the default if it is not stored yet.
+    pub(super) async fn record<T>(&self, key: &str) -> Result<(Record, T), Error>
+    where
+        T: Default + for<'de> Deserialize<'de>,
+    {
+        let key = key.to_owned();
+        let mut records = self.repository.records(std::slice::from_ref(&key)).await.during("reading a record")?;
+        match records.pop() {
+            Some(record) => {
+                let held = read(&record)?;
+                Ok((record, held))
+            }
+            None => Ok((Record::new(key, Value::Null), T::default())),
+        }
+    }
+
+    /// Stores; false if others were first.
+    pub(super) async fn commit_record(&self, changes: &ChangeSet) -> Result<bool, Error> {
+        match self.repository.commit(changes).await {
+            Ok(()) => Ok(true),
+            Err(CommitError::Conflicts(_)) => Ok(false),
+            Err(CommitError::Store(source)) => Err(Error::Store { during: "storing a record", source }),
+        }
+    }
+}
+
+pub(super) fn read<T: for<'de> Deserialize<'de>>(record: &Record) -> Result<T, Error> {
+    T::deserialize(&record.value).map_err(|source| Error::Record { key: record.key.clone(), source })
+}
+
+pub(super) fn to_value<T: Serialize>(key: &str, held: &T) -> Result<Value, Error> {
+    serde_json::to_value(held).map_err(|source| Error::Record { key: key.to_owned(), source })
+}

@@ -1,0 +1,298 @@
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use super::Engine;
+use crate::card::CardKind;
+use crate::card_number::NumberRange;
+use crate::history::ChainKey;
+use crate::host::{AccessPolicy, CardRepository, Clock, GoCardsProvider, Notifier, SystemClock, UserRepository};
+use crate::id::SymbolicName;
+use crate::options::{Limits, OptionCatalogue, OptionProblems, OptionSource, OptionValue, load};
+use crate::process::{HouseRules, ProcessPackage, ProcessRegistry, RegistryError};
+
+/// Puts an engine together.
+#[derive(Default)]
+pub struct EngineBuilder {
+    repository: Option<Arc<dyn CardRepository>>,
+    users: Option<Arc<dyn UserRepository>>,
+    bureau: Option<Arc<dyn GoCardsProvider>>,
+    notifier: Option<Arc<dyn Notifier>>,
+    access: Option<Arc<dyn AccessPolicy>>,
+    clock: Option<Arc<dyn Clock>>,
+    packages: Vec<ProcessPackage>,
+    rules: HouseRules,
+    numbers: BTreeMap<CardKind, NumberRange>,
+    key: ChainKey,
+    settings: EngineSettings,
+    worker: Option<String>,
+}
+
+impl EngineBuilder {
+    /// Where cards are stored. Needed.
+    #[must_use]
+    pub fn repository(self, repository: impl CardRepository) -> Self {
+        Self { repository: Some(Arc::new(repository)), ..self }
+    }
+
+    /// Where users come from. Needed.
+    #[must_use]
+    pub fn users(self, users: impl UserRepository) -> Self {
+        Self { users: Some(Arc::new(users)), ..self }
+    }
+
+    /// The bureau. Needed.
+    #[must_use]
+    pub fn bureau(self, bureau: impl GoCardsProvider) -> Self {
+        Self { bureau: Some(Arc::new(bureau)), ..self }
+    }
+
+    /// Who sends messages. Needed.
+    #[must_use]
+    pub fn notifier(self, notifier: impl Notifier) -> Self {
+        Self { notifier: Some(Arc::new(notifier)), ..self }
+    }
+
+    /// Who may do what. Needed: access is never silent. [`AllowAll`](crate::host::AllowAll) allows all,
+    /// [`RolePolicy`](crate::host::RolePolicy) goes by roles.
+    #[must_use]
+    pub fn access(self, access: impl AccessPolicy) -> Self {
+        Self { access: Some(Arc::new(access)), ..self }
+    }
+
+    /// Another clock than that of the machine.
+    #[must_use]
+    pub fn clock(self, clock: impl Clock) -> Self {
+        Self { clock: Some(Arc::new(clock)), ..self }
+    }
+
+    /// What the host sets as data: production types, mapping, status texts.
+    #[must_use]
+    pub fn rules(self, rules: HouseRules) -> Self {
+        Self { rules, ..self }
+    }
+
+    /// The range that cards of this kind get their numbers from, when the store does not have one yet. Without it, `C` or
+    /// `T` and eight digits.
+    #[must_use]
+    pub fn number_range(mut self, kind: CardKind, range: NumberRange) -> Self {
+        self.numbers.insert(kind, range);
+        self
+    }
+
+    /// A package of processes of the host's own.
+    #[must_use]
+    pub fn package(mut self, package: ProcessPackage) -> Self {
+        self.packages.push(package);
+        self
+    }
+
+    /// The key that seals the history. Without it the seals show accidents and simple edits only.
+    #[must_use]
+    pub fn chain_key(self, key: ChainKey) -> Self {
+        Self { key, ..self }
+    }
+
+    /// Sizes and times.
+    #[must_use]
+    pub fn settings(self, settings: EngineSettings) -> Self {
+        Self { settings, ..self }
+    }
+
+    /// The name of this engine when it claims jobs; for people who look at the store.
+    #[must_use]
+    pub fn worker(self, name: impl Into<String>) -> Self {
+        Self { worker: Some(name.into()), ..self }
+    }
+
+    /// The engine.
+    ///
+    /// # Errors
+    /// [`BuildError`] if a part is missing, a name is taken, or a package's option script has problems.
+    pub fn build(self) -> Result<Engine, BuildError> {
+        let missing = |part| BuildError::Missing { part };
+        let mut registry = ProcessRegistry::standard();
+        let mut catalogue = OptionCatalogue::standard();
+        let mut performers = BTreeMap::new();
+        let mut texts = BTreeMap::new();
+        for package in self.packages {
+            for process in package.processes {
+                registry.add(process)?;
+            }
+            for (name, performer) in package.performers {
+                if performers.contains_key(&name) {
+                    return Err(BuildError::PerformerTaken { name });
+                }
+                performers.insert(name, performer);
+            }
+            if let Some(script) = package.script {
+                catalogue.add(script.name.as_str(), script.specs, script.contradictions)?;
+                texts.extend(script.text.map(|text| (script.name.as_str().to_owned(), text)));
+            }
+        }
+        for definition in registry.definitions() {
+            if let Some(unknown) = definition.options.iter().find(|name| catalogue.spec(name.as_str()).is_none()) {
+                return Err(BuildError::UnknownOption { process: definition.name.clone(), option: unknown.clone() });
+            }
+        }
+        let mut shipped = BTreeMap::new();
+        for script in catalogue.scripts() {
+            let source = match texts.remove(script) {
+                Some(text) => OptionSource::Script(text),
+                None => OptionSource::Values(BTreeMap::<String, OptionValue>::new()),
+            };
+            shipped.insert(script.to_owned(), load(&catalogue, script, &source, &Limits::default())?);
+        }
+        let mut numbers = self.numbers;
+        let mut rules = self.rules;
+        for (kind, prefix) in [(CardKind::Permanent, "C"), (CardKind::Temporary, "T")] {
+            let range = match numbers.remove(&kind) {
+                Some(range) => range,
+                None => NumberRange::new([(1, 99_999_999)]).map_err(BuildError::Numbers)?.prefix(prefix).padding(8),
+            };
+            rules.longest_number = rules.longest_number.max(range.longest());
+            numbers.insert(kind, range);
+        }
+        Ok(Engine {
+            repository: self.repository.ok_or(missing("repository"))?,
+            users: self.users.ok_or(missing("users"))?,
+            bureau: self.bureau.ok_or(missing("bureau"))?,
+            notifier: self.notifier.ok_or(missing("notifier"))?,
+            access: self.access.ok_or(missing("access"))?,
+            clock: self.clock.unwrap_or_else(|| Arc::new(SystemClock)),
+            registry,
+            catalogue,
+            shipped,
+            performers,
+            rules,
+            numbers,
+            key: self.key,
+            settings: self.settings,
+            worker: self.worker.unwrap_or_else(|| "engine".to_owned()),
+            loaded: Mutex::new(BTreeMap::new()),
+        })
+    }
+}
+
+impl fmt::Debug for EngineBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EngineBuilder").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+/// Sizes and times of an engine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct EngineSettings {
+    /// How many items are loaded, planned and committed together.
+    pub chunk: usize,
+    /// How many orders go to the bureau in one call. A crash leaves at most so many in doubt.
+    pub orders_per_call: usize,
+    /// How many statuses are read in one call.
+    pub statuses_per_call: usize,
+    /// How long a call to the outside may take.
+    pub call_time_out: Duration,
+    /// How long a claim on a job lasts; at least twice the time-out of a call is used.
+    pub lease: Duration,
+    /// How long after an order, and after each reading, its status is read again.
+    pub poll_interval: Duration,
+    /// How long to wait after the first time that the bureau was unavailable; doubled each time, up to an hour.
+    pub back_off: Duration,
+    /// How long an order is held back whose user is not active any more.
+    pub hold_back: Duration,
+}
+
+impl Default for EngineSettings {
+    /// Chunks of 1,000; 20 orders and 100 statuses a call; calls of 30 s, leases of 5 min; statuses every 15 min; back-off
+    /// from 30 s; orders of inactive users looked at again after an hour.
+    fn default() -> Self {
+        Self {
+            chunk: 1000,
+            orders_per_call: 20,
+            statuses_per_call: 100,
+            call_time_out: Duration::from_secs(30),
+            lease: Duration::from_secs(300),
+            poll_interval: Duration::from_secs(900),
+            back_off: Duration::from_secs(30),
+            hold_back: Duration::from_secs(3600),
+        }
+    }
+}
+
+impl EngineSettings {
+    /// The usual settings.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The same with another chunk; at least 1.
+    #[must_use]
+    pub fn chunk(self, chunk: usize) -> Self {
+        Self { chunk: chunk.max(1), ..self }
+    }
+
+    /// The same with another number of orders in one call; at least 1.
+    #[must_use]
+    pub fn orders_per_call(self, orders_per_call: usize) -> Self {
+        Self { orders_per_call: orders_per_call.max(1), ..self }
+    }
+
+    /// The same with another time-out of calls to the outside.
+    #[must_use]
+    pub fn call_time_out(self, call_time_out: Duration) -> Self {
+        Self { call_time_out, ..self }
+    }
+
+    /// The same with another lease.
+    #[must_use]
+    pub fn lease(self, lease: Duration) -> Self {
+        Self { lease, ..self }
+    }
+
+    /// The same with another time between readings of a status.
+    #[must_use]
+    pub fn poll_interval(self, poll_interval: Duration) -> Self {
+        Self { poll_interval, ..self }
+    }
+
+    /// The lease that claims really get: it outlasts a call and what follows it.
+    pub(crate) fn safe_lease(&self) -> Duration {
+        self.lease.max(self.call_time_out * 2)
+    }
+}
+
+/// Why an engine cannot be put together.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BuildError {
+    /// A part that is needed.
+    #[error("the engine needs a {part}: call EngineBuilder::{part}")]
+    Missing {
+        /// The part, by the name of the builder's method.
+        part: &'static str,
+    },
+    /// A process whose name is taken.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// Two packages bring a performer of the same name.
+    #[error("{name} is taken by another job performer")]
+    PerformerTaken {
+        /// The name.
+        name: SymbolicName,
+    },
+    /// A process that reads an option that no script has.
+    #[error("{process} reads option `{option}`, which no script has")]
+    UnknownOption {
+        /// The process.
+        process: SymbolicName,
+        /// The option.
+        option: SymbolicName,
+    },
+    /// A package whose option script has problems.
+    #[error(transparent)]
+    Options(#[from] OptionProblems),
+    /// A number range that is none.
+    #[error(transparent)]
+    Numbers(crate::card_number::NumberRangeError),
+}

@@ -1,0 +1,355 @@
+//! History: who changed what, when, by which process, from what to what, and why; one chain for each object.
+
+use std::fmt;
+
+use chrono::{DateTime, Utc};
+use hmac::{Hmac, KeyInit, Mac};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use crate::id::{ActorId, CardId, CertificateId, RequestId, RunId, SymbolicName};
+
+/// An object that has a history.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ObjectId {
+    /// A card.
+    Card(CardId),
+    /// A certificate.
+    Certificate(CertificateId),
+    /// An approval request.
+    Request(RequestId),
+    /// A run of a process.
+    Run(RunId),
+    /// A record of the office itself, such as the options in force, by its key.
+    Record(String),
+}
+
+impl fmt::Display for ObjectId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Card(id) => write!(f, "card {id}"),
+            Self::Certificate(id) => write!(f, "certificate {id}"),
+            Self::Request(id) => write!(f, "request {id}"),
+            Self::Run(id) => write!(f, "run {id}"),
+            Self::Record(key) => write!(f, "record {key}"),
+        }
+    }
+}
+
+/// A SHA-256 or HMAC-SHA-256 value; shown and stored as 64 hexadecimal digits.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Digest([u8; 32]);
+
+impl Digest {
+    /// The SHA-256 of a text: how a personal value, such as a free reason, enters the history.
+    pub fn of(text: &str) -> Self {
+        Self(Sha256::digest(text.as_bytes()).into())
+    }
+
+    /// The 32 bytes.
+    pub const fn bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const HEX: &[u8; 16] = b"0123456789abcdef";
+        let mut text = [0_u8; 64];
+        for (i, byte) in self.0.iter().enumerate() {
+            text[2 * i] = HEX[usize::from(byte >> 4)];
+            text[2 * i + 1] = HEX[usize::from(byte & 15)];
+        }
+        f.write_str(std::str::from_utf8(&text).map_err(|_| fmt::Error)?)
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl Serialize for Digest {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Digest {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
+        parse_digest(&text).ok_or_else(|| serde::de::Error::custom("a digest has 64 hexadecimal digits"))
+    }
+}
+
+fn parse_digest(text: &str) -> Option<Digest> {
+    let text = text.as_bytes();
+    if text.len() != 64 {
+        return None;
+    }
+    let mut bytes = [0_u8; 32];
+    for (byte, pair) in bytes.iter_mut().zip(text.chunks_exact(2)) {
+        let high = char::from(pair[0]).to_digit(16)?;
+        let low = char::from(pair[1]).to_digit(16)?;
+        *byte = u8::try_from(high * 16 + low).ok()?;
+    }
+    Some(Digest(bytes))
+}
+
+/// What seals the history.
+///
+/// With a key the chain is HMAC-SHA-256: who has no key cannot change the past unnoticed. Without one it is SHA-256, which
+/// shows accidents and simple edits only, since anyone can compute it again.
+#[derive(Clone, Default)]
+pub struct ChainKey(Option<Hmac<Sha256>>);
+
+impl ChainKey {
+    /// No key: plain SHA-256.
+    pub fn none() -> Self {
+        Self(None)
+    }
+
+    /// A key of the host's, of any length; 32 random bytes are a good one. The host keeps it; the library never stores it.
+    pub fn new(key: &[u8]) -> Self {
+        Self(Hmac::new_from_slice(key).ok())
+    }
+
+    fn seal(&self, bytes: &[u8]) -> Digest {
+        Digest(match &self.0 {
+            Some(keyed) => {
+                let mut keyed = keyed.clone();
+                keyed.update(bytes);
+                keyed.finalize().into_bytes().into()
+            }
+            None => Sha256::digest(bytes).into(),
+        })
+    }
+}
+
+impl fmt::Debug for ChainKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_some() { "ChainKey(set)" } else { "ChainKey(none)" })
+    }
+}
+
+/// The end of an object's chain, kept on the object itself: how many entries there are, and the seal of the last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct ChainHead {
+    /// How many entries the chain has.
+    pub length: u64,
+    /// The seal of the last entry; all zero for an empty chain.
+    pub seal: Digest,
+}
+
+/// One entry: a change of one object. Holds ids and codes only; personal values only as digests.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HistoryEntry {
+    /// The object that changed.
+    pub object: ObjectId,
+    /// The place in the object's chain, from 1.
+    pub sequence: u64,
+    /// When, in UTC, to the microsecond.
+    pub at: DateTime<Utc>,
+    /// Who.
+    pub actor: ActorId,
+    /// By which process, or which act of the administrator.
+    pub process: SymbolicName,
+    /// In which run; `None` outside a run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run: Option<RunId>,
+    /// The state before; `None` when the object was created.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
+    /// The state after; equal to `from` when something else than the state changed.
+    pub to: String,
+    /// Why, as a code, such as `accepted`.
+    pub code: String,
+    /// What it refers to, such as an order id; never a personal value.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reference: Option<String>,
+    /// The digest of a free text that belongs to the change, such as a reason.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<Digest>,
+    /// The seal over the previous entry's seal and all of the above.
+    pub seal: Digest,
+}
+
+impl HistoryEntry {
+    fn sealed_bytes(&self, previous: &Digest, out: &mut Vec<u8>) {
+        use std::io::Write as _;
+        out.clear();
+        out.extend_from_slice(previous.bytes());
+        let mut field = |write: &mut dyn FnMut(&mut Vec<u8>)| {
+            let start = out.len();
+            out.extend_from_slice(&[0; 8]);
+            write(out);
+            let long = (out.len() - start - 8) as u64;
+            out[start..start + 8].copy_from_slice(&long.to_le_bytes());
+        };
+        // Writing to a vector cannot fail.
+        field(&mut |out| drop(write!(out, "{}", self.object)));
+        field(&mut |out| out.extend_from_slice(&self.sequence.to_le_bytes()));
+        field(&mut |out| out.extend_from_slice(&self.at.timestamp_micros().to_le_bytes()));
+        field(&mut |out| out.extend_from_slice(self.actor.as_str().as_bytes()));
+        field(&mut |out| out.extend_from_slice(self.process.as_str().as_bytes()));
+        field(&mut |out| out.extend_from_slice(self.run.map(RunId::uuid).unwrap_or_default().as_bytes()));
+        field(&mut |out| optional(out, self.from.as_deref()));
+        field(&mut |out| out.extend_from_slice(self.to.as_bytes()));
+        field(&mut |out| out.extend_from_slice(self.code.as_bytes()));
+        field(&mut |out| optional(out, self.reference.as_deref()));
+        field(&mut |out| out.extend_from_slice(self.text.as_ref().map_or(&[], |d| d.bytes().as_slice())));
+    }
+}
+
+fn optional(out: &mut Vec<u8>, text: Option<&str>) {
+    if let Some(text) = text {
+        out.push(1);
+        out.extend_from_slice(text.as_bytes());
+    }
+}
+
+/// The circumstances of a change: who, when, by which process, in which run, and with which seal.
+#[derive(Clone, Copy, Debug)]
+pub struct Stamp<'a> {
+    /// When.
+    pub at: DateTime<Utc>,
+    /// Who.
+    pub actor: &'a ActorId,
+    /// By which process.
+    pub process: &'a SymbolicName,
+    /// In which run.
+    pub run: Option<RunId>,
+    /// What seals the entry.
+    pub key: &'a ChainKey,
+}
+
+/// Why something changes: a code, what it refers to, and a free text of which only the digest is kept.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Why<'a> {
+    /// A short code, such as `accepted`.
+    pub code: &'a str,
+    /// An id it refers to, such as an order id.
+    pub reference: Option<&'a str>,
+    /// A free text; the history keeps its digest.
+    pub text: Option<&'a str>,
+}
+
+impl<'a> Why<'a> {
+    /// Just a code.
+    pub const fn code(code: &'a str) -> Self {
+        Self { code, reference: None, text: None }
+    }
+
+    /// The same, referring to an id.
+    #[must_use]
+    pub const fn about(self, reference: &'a str) -> Self {
+        Self { code: self.code, reference: Some(reference), text: self.text }
+    }
+
+    /// The same, with a free text.
+    #[must_use]
+    pub const fn because(self, text: &'a str) -> Self {
+        Self { code: self.code, reference: self.reference, text: Some(text) }
+    }
+}
+
+impl ChainHead {
+    /// Makes the next entry of the chain, sealed, and moves the head to it.
+    pub fn append(
+        &mut self,
+        object: ObjectId,
+        from: Option<&str>,
+        to: &str,
+        stamp: &Stamp<'_>,
+        why: Why<'_>,
+    ) -> HistoryEntry {
+        let mut entry = HistoryEntry {
+            object,
+            sequence: self.length + 1,
+            at: stamp.at,
+            actor: stamp.actor.clone(),
+            process: stamp.process.clone(),
+            run: stamp.run,
+            from: from.map(str::to_owned),
+            to: to.to_owned(),
+            code: why.code.to_owned(),
+            reference: why.reference.map(str::to_owned),
+            text: why.text.map(Digest::of),
+            seal: Digest::default(),
+        };
+        let mut bytes = Vec::with_capacity(320);
+        entry.sealed_bytes(&self.seal, &mut bytes);
+        entry.seal = stamp.key.seal(&bytes);
+        self.length += 1;
+        self.seal = entry.seal;
+        entry
+    }
+}
+
+/// What is wrong with a chain.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ChainError {
+    /// An entry is missing, doubled or out of place.
+    #[error("{object}: entry {expected} was expected, entry {found} was found")]
+    OutOfSequence {
+        /// The object.
+        object: ObjectId,
+        /// The place that comes next.
+        expected: u64,
+        /// The place that the entry says it has.
+        found: u64,
+    },
+    /// An entry was changed, or sealed with another key.
+    #[error("{object}: the seal of entry {sequence} does not fit")]
+    BrokenSeal {
+        /// The object.
+        object: ObjectId,
+        /// The entry.
+        sequence: u64,
+    },
+    /// The chain is intact but does not end where the object says.
+    #[error("{object}: the chain has {found} entries, the object says {expected}")]
+    WrongHead {
+        /// The object.
+        object: ObjectId,
+        /// The length that the object keeps.
+        expected: u64,
+        /// The length that was found.
+        found: u64,
+    },
+}
+
+/// Checks a whole chain, in order from its first entry, against the head that the object keeps.
+///
+/// # Errors
+/// [`ChainError`] names the first thing that does not fit.
+pub fn verify_chain(
+    object: &ObjectId,
+    entries: &[HistoryEntry],
+    head: &ChainHead,
+    key: &ChainKey,
+) -> Result<(), ChainError> {
+    let mut previous = Digest::default();
+    let mut bytes = Vec::new();
+    for (place, entry) in (1..).zip(entries) {
+        if entry.sequence != place || entry.object != *object {
+            return Err(ChainError::OutOfSequence { object: object.clone(), expected: place, found: entry.sequence });
+        }
+        entry.sealed_bytes(&previous, &mut bytes);
+        if key.seal(&bytes) != entry.seal {
+            return Err(ChainError::BrokenSeal { object: object.clone(), sequence: place });
+        }
+        previous = entry.seal;
+    }
+    if head.length != entries.len() as u64 || head.seal != previous {
+        return Err(ChainError::WrongHead {
+            object: object.clone(),
+            expected: head.length,
+            found: entries.len() as u64,
+        });
+    }
+    Ok(())
+}

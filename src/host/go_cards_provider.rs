@@ -1,0 +1,227 @@
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+use crate::card::{BureauTimes, CardState, ReadOut};
+
+/// Speaks with the GO Cards bureau.
+///
+/// # Contract
+/// - **`one_result_per_order`**: [`place`](Self::place) and [`status`](Self::status) give one result for each order, in
+///   their order. Any other number counts as unknown for all.
+/// - **`refused_means_not_accepted`**: *refused*, *unavailable* and *rate-limited* are said only when the bureau surely did
+///   not accept. A lost or unreadable answer is *unknown*.
+/// - **`no_retry_of_the_unknown`**: the provider never sends an order again by itself after an answer it did not
+///   understand or did not get.
+/// - **`found_means_accepted`**: [`find`](Self::find) says *found* only for an order that the bureau accepted under exactly
+///   this reference, and *not found* only when it could look.
+/// - **`idempotent_means_one_order`**: if [`placement`](Self::placement) is idempotent, placing twice under one reference
+///   gives one order.
+///
+/// # Not required
+/// Looking up by reference ([`FindOutcome::CannotLook`]); idempotency; cancellation at the bureau. Published GO Cards has
+/// none of them.
+///
+/// # Cancellation
+/// A dropped [`place`](Self::place) has an unknown outcome; the others only read.
+///
+/// # Errors
+/// All are outcomes: [`PlaceOutcome`], [`StatusOutcome`], [`FindOutcome`].
+#[async_trait]
+pub trait GoCardsProvider: Send + Sync + 'static {
+    /// Whether placing twice under one reference gives one order.
+    fn placement(&self) -> Placement;
+
+    /// Places orders, one result each.
+    async fn place(&self, orders: &[CardOrder]) -> Vec<PlaceOutcome>;
+
+    /// Reads the status of orders by order id, one result each.
+    async fn status(&self, order_ids: &[String]) -> Vec<StatusOutcome>;
+
+    /// Looks for an order by our reference.
+    async fn find(&self, reference: &str) -> FindOutcome;
+}
+
+forward!(GoCardsProvider {
+    fn placement(&self) -> Placement;
+    async fn place(&self, orders: &[CardOrder]) -> Vec<PlaceOutcome>;
+    async fn status(&self, order_ids: &[String]) -> Vec<StatusOutcome>;
+    async fn find(&self, reference: &str) -> FindOutcome;
+});
+
+/// Whether placing twice under one reference gives one order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Placement {
+    /// It does: an order whose outcome is unknown may be sent again.
+    IdempotentByReference,
+    /// It may give two: an order whose outcome is unknown is never sent again by itself.
+    NotIdempotent,
+}
+
+/// One order: our reference, the article with its card elements, and where the card goes.
+#[derive(Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CardOrder {
+    /// Our reference, one for each attempt to order.
+    pub reference: String,
+    /// The bureau's article id.
+    pub article: String,
+    /// The texts on the card, by element name.
+    pub elements: BTreeMap<String, String>,
+    /// The holder's e-mail address.
+    pub email: Option<String>,
+    /// Which of the bureau's known addresses the card is sent to; `None` for its default.
+    pub address_key: Option<String>,
+    /// The holder's photo.
+    pub photo: Option<Vec<u8>>,
+}
+
+impl CardOrder {
+    /// An order without elements.
+    pub fn new(reference: impl Into<String>, article: impl Into<String>) -> Self {
+        Self {
+            reference: reference.into(),
+            article: article.into(),
+            elements: BTreeMap::new(),
+            email: None,
+            address_key: None,
+            photo: None,
+        }
+    }
+}
+
+impl fmt::Debug for CardOrder {
+    /// Shows the names of the elements, not what they say.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CardOrder")
+            .field("reference", &self.reference)
+            .field("article", &self.article)
+            .field("elements", &self.elements.keys().collect::<Vec<_>>())
+            .field("photo_bytes", &self.photo.as_ref().map(Vec::len))
+            .finish_non_exhaustive()
+    }
+}
+
+/// What the bureau said to an order. The four failures stay apart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PlaceOutcome {
+    /// Accepted.
+    Accepted(Accepted),
+    /// A final no; the card fails.
+    Refused {
+        /// The bureau's words.
+        reason: String,
+    },
+    /// Surely not accepted: try again later.
+    Unavailable {
+        /// What is in the way.
+        reason: String,
+    },
+    /// Surely not accepted: try again after the time given.
+    RateLimited {
+        /// How long to wait.
+        retry_after: Duration,
+    },
+    /// Perhaps accepted.
+    Unknown {
+        /// What happened.
+        reason: String,
+    },
+}
+
+/// What the bureau gives for an accepted order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Accepted {
+    /// The bureau's order id.
+    pub order_id: String,
+    /// The bureau's card id, if it gives one at once.
+    pub card_id: Option<String>,
+}
+
+/// What the bureau says of an order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StatusOutcome {
+    /// Its status.
+    Known(OrderStatus),
+    /// It does not know the order id (yet).
+    NotFound,
+    /// Not for now.
+    Unavailable {
+        /// What is in the way.
+        reason: String,
+    },
+    /// Not before the time given.
+    RateLimited {
+        /// How long to wait.
+        retry_after: Duration,
+    },
+}
+
+/// The status of one card's order, as the bureau gives it.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct OrderStatus {
+    /// The order id that it belongs to.
+    pub order_id: String,
+    /// The bureau's card id.
+    pub card_id: Option<String>,
+    /// The status in the bureau's own words.
+    pub text: String,
+    /// The times it gives.
+    pub times: BureauTimes,
+    /// The chip read-outs it gives.
+    pub read_outs: Vec<ReadOut>,
+}
+
+/// What a look-up by our reference gives.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FindOutcome {
+    /// The bureau accepted it.
+    Found(Accepted),
+    /// It could look and did not find it. It may still be on its way.
+    NotFound,
+    /// It has no way to look.
+    CannotLook,
+    /// It has, but not for now.
+    Unavailable {
+        /// What is in the way.
+        reason: String,
+    },
+}
+
+/// Turns the bureau's status texts into states; the host's data, since the bureau does not publish its texts.
+///
+/// Texts are compared without case and outer blanks. A text that is not here changes nothing and is kept.
+#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct StatusMap {
+    texts: BTreeMap<String, CardState>,
+}
+
+impl StatusMap {
+    /// An empty map: every text is unknown.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The same with one more text. Only ordered, in production, produced and failed are states of an order: others are
+    /// not taken, and such a text stays unknown.
+    #[must_use]
+    pub fn with(mut self, text: &str, state: CardState) -> Self {
+        if matches!(state, CardState::Ordered | CardState::InProduction | CardState::Produced | CardState::Failed) {
+            self.texts.insert(normal(text), state);
+        }
+        self
+    }
+
+    /// The state that a text stands for.
+    pub fn state(&self, text: &str) -> Option<CardState> {
+        self.texts.get(&normal(text)).copied()
+    }
+}
+
+fn normal(text: &str) -> String {
+    text.trim().to_lowercase()
+}

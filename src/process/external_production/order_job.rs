@@ -1,0 +1,208 @@
+//! What the answers of the bureau change: pure functions from job, card and answer to a change set.
+
+use chrono::{DateTime, Utc};
+
+use crate::card::{Card, CardState, Failure, FailurePhase, Order};
+use crate::change_set::ChangeSet;
+use crate::history::{Stamp, Why};
+use crate::host::{Accepted, OrderStatus, StatusMap};
+use crate::job::{Job, JobState, Message, MessageKind, Recipient, Task};
+use crate::process::Outcome;
+use crate::production_type::EMAIL;
+use crate::state_graph::{State as _, TransitionError};
+
+/// What an attempt to place an order came to.
+#[derive(Clone, Debug)]
+pub(crate) enum PlaceAnswer {
+    /// The bureau has it.
+    Accepted(Accepted),
+    /// A final no, by the bureau or by a person.
+    Refused { code: &'static str, reason: String },
+    /// Surely not accepted: the order waits until then.
+    NotAccepted { until: DateTime<Utc>, reason: String },
+    /// Perhaps accepted: a person must settle it.
+    InDoubt { reason: String },
+}
+
+/// Stores the answer to an order. The card must be the one that the job is about, and be busy with that job.
+pub(crate) fn placed(
+    mut job: Job,
+    mut card: Card,
+    answer: PlaceAnswer,
+    first_poll: DateTime<Utc>,
+    stamp: &Stamp<'_>,
+) -> Result<(ChangeSet, Outcome), TransitionError> {
+    let mut changes = ChangeSet::new();
+    let reference = job.attempt.as_ref().map(|attempt| attempt.reference.clone());
+    job.claim = None;
+    let outcome = match answer {
+        PlaceAnswer::Accepted(accepted) => {
+            job.state = JobState::Done;
+            job.remark = Some(format!("accepted as {}", accepted.order_id));
+            card.busy = None;
+            let mut track = Job::new(
+                job.follow_up("track order"),
+                Task::TrackOrder { order_id: accepted.order_id.clone() },
+                Some(card.id),
+                stamp,
+            );
+            track.due = first_poll;
+            let order = card.order.get_or_insert_with(|| Order::decided(track.id));
+            order.job = track.id;
+            order.card_id = accepted.card_id;
+            order.order_id = Some(accepted.order_id.clone());
+            changes.move_card(&mut card, CardState::Ordered, stamp, Why::code("accepted").about(&accepted.order_id))?;
+            changes.jobs.push(track);
+            if matches!(job.task, Task::PlaceOrder { notify_holder: true }) && card.holder.is_some() {
+                tell_holder(&mut changes, &mut card, &job, stamp);
+            }
+            Outcome::card(&card)
+        }
+        PlaceAnswer::Refused { code, reason } => {
+            job.state = JobState::Done;
+            job.remark = Some(reason.clone());
+            card.busy = None;
+            changes.move_card(&mut card, CardState::Failed, stamp, Why::code(code).because(&reason))?;
+            card.failure = Some(Failure { phase: FailurePhase::Ordering, cause: reason });
+            Outcome::card(&card)
+        }
+        PlaceAnswer::NotAccepted { until, reason } => {
+            job.attempt = None;
+            job.setbacks += 1;
+            job.due = until;
+            job.remark = Some(reason);
+            changes.jobs.push(job);
+            return Ok((changes, Outcome::card(&card)));
+        }
+        PlaceAnswer::InDoubt { reason } => {
+            job.state = JobState::InDoubt;
+            job.remark = Some(reason.clone());
+            if let Some(busy) = &mut card.busy {
+                busy.in_doubt = true;
+            }
+            let why = Why { code: "in_doubt", reference: reference.as_deref(), text: Some(&reason) };
+            changes.note_card(&mut card, stamp, why);
+            Outcome::InDoubt { card: card.id, reason }
+        }
+    };
+    if job.state == JobState::Done {
+        job.attempt = None;
+    }
+    changes.jobs.push(job);
+    changes.put_card(card);
+    Ok((changes, outcome))
+}
+
+/// The e-mail that the order was accepted; without an address it is recorded as not sent, and the order stands.
+fn tell_holder(changes: &mut ChangeSet, card: &mut Card, job: &Job, stamp: &Stamp<'_>) {
+    let Some(address) = card.attributes.get(EMAIL).filter(|address| !address.trim().is_empty()).cloned() else {
+        changes.note_card(card, stamp, Why::code("email_not_sent_no_address"));
+        return;
+    };
+    let id = job.follow_up("card ordered e-mail");
+    let data = [("number", card.number.clone()), ("commonName", card.attributes.get("commonName").cloned())];
+    let message = Message {
+        id: crate::id::MessageId::new(id.uuid()),
+        kind: MessageKind::CardOrdered,
+        recipient: Recipient::Email(address),
+        data: data.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect(),
+        locale: None,
+    };
+    changes.jobs.push(Job::new(id, Task::Notify(message), Some(card.id), stamp));
+}
+
+/// Stores a status that was read. Nothing new leaves the card alone and only sets when to read again.
+///
+/// A status belongs to its order id; it only moves forward; a text that the map does not know is kept and changes nothing.
+pub(crate) fn status_read(
+    mut job: Job,
+    mut card: Card,
+    status: OrderStatus,
+    map: &StatusMap,
+    next_poll: DateTime<Utc>,
+    stamp: &Stamp<'_>,
+) -> Result<(ChangeSet, Outcome), TransitionError> {
+    let mut changes = ChangeSet::new();
+    job.claim = None;
+    job.setbacks = 0;
+    job.remark = None;
+    job.due = next_poll;
+    let before = card.state();
+    let changed = match &mut card.order {
+        Some(order) if order.order_id.as_deref() == Some(status.order_id.as_str()) => {
+            let new_text = order.status.as_deref() != Some(status.text.as_str());
+            let details = take_details(order, &status);
+            note_status(&mut changes, &mut card, &status, new_text, map, stamp)? || details
+        }
+        _ => {
+            changes.note_card(&mut card, stamp, Why::code("status_of_another_order").about(&status.order_id));
+            true
+        }
+    };
+    if !matches!(card.state(), CardState::Ordered | CardState::InProduction) {
+        job.state = JobState::Done;
+    }
+    changes.jobs.push(job);
+    let outcome =
+        if card.state() == before { Outcome::Unchanged { state: before.name().into() } } else { Outcome::card(&card) };
+    if changed {
+        if changes.history.is_empty() {
+            changes.note_card(&mut card, stamp, Why::code("details_read").about(&status.order_id));
+        }
+        changes.put_card(card);
+    }
+    Ok((changes, outcome))
+}
+
+/// Keeps card id, times and read-outs; whether there was anything new.
+fn take_details(order: &mut Order, status: &OrderStatus) -> bool {
+    let before = (order.card_id.clone(), order.times.clone(), order.read_outs.len());
+    order.card_id = status.card_id.clone().or(order.card_id.take());
+    order.times.produced = status.times.produced.or(order.times.produced);
+    order.times.delivered = status.times.delivered.or(order.times.delivered);
+    order.times.activated = status.times.activated.or(order.times.activated);
+    for read_out in &status.read_outs {
+        // One message repeats what the last one said; what one message says twice is two read-outs.
+        let said = status.read_outs.iter().filter(|other| *other == read_out).count();
+        let kept = order.read_outs.iter().filter(|other| *other == read_out).count();
+        if kept < said {
+            order.read_outs.push(read_out.clone());
+        }
+    }
+    before != (order.card_id.clone(), order.times.clone(), order.read_outs.len())
+}
+
+/// Moves the card to what the text stands for, if that is forward; whether the card changed.
+fn note_status(
+    changes: &mut ChangeSet,
+    card: &mut Card,
+    status: &OrderStatus,
+    new_text: bool,
+    map: &StatusMap,
+    stamp: &Stamp<'_>,
+) -> Result<bool, TransitionError> {
+    let why = Why::code("status").about(&status.order_id).because(&status.text);
+    let known = map.state(&status.text);
+    if let Some(order) = &mut card.order
+        && new_text
+    {
+        order.status = Some(status.text.clone());
+        if known.is_none() && order.unknown_statuses.len() < Order::UNKNOWN_STATUSES_KEPT {
+            order.unknown_statuses.insert(status.text.clone());
+        }
+    }
+    match known {
+        Some(state) if card.graph().allows(card.state(), state) => {
+            if state == CardState::Failed {
+                card.failure = Some(Failure { phase: FailurePhase::BureauProduction, cause: status.text.clone() });
+            }
+            changes.move_card(card, state, stamp, why)?;
+            return Ok(true);
+        }
+        Some(state) if state == card.state() => {}
+        Some(_) if new_text => changes.note_card(card, stamp, Why { code: "status_not_forward", ..why }),
+        None if new_text => changes.note_card(card, stamp, Why { code: "status_unknown", ..why }),
+        _ => {}
+    }
+    Ok(new_text)
+}

@@ -1,0 +1,118 @@
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::ItemId;
+use crate::state_graph::TransitionError;
+
+/// Why one item was refused. Nothing was changed for it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{reason}")]
+pub struct Refusal {
+    /// What a program goes by.
+    pub code: RefusalCode,
+    /// What a person reads: what, found, allowed.
+    pub reason: String,
+}
+
+impl Refusal {
+    /// A refusal.
+    pub fn new(code: RefusalCode, reason: impl Into<String>) -> Self {
+        Self { code, reason: reason.into() }
+    }
+
+    pub(crate) fn not_found(item: &ItemId, what: &str) -> Self {
+        let reason = match item {
+            ItemId::User(_) | ItemId::Card(_) | ItemId::Request(_) | ItemId::Job(_)
+                if item.to_string().starts_with(what) =>
+            {
+                format!("{item} does not exist")
+            }
+            _ => format!("the {what} of {item} does not exist"),
+        };
+        Self::new(RefusalCode::NotFound, reason)
+    }
+}
+
+impl From<TransitionError> for Refusal {
+    fn from(error: TransitionError) -> Self {
+        Self::new(RefusalCode::WrongState, error.to_string())
+    }
+}
+
+/// The kinds of refusals.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum RefusalCode {
+    /// The object does not exist.
+    NotFound,
+    /// The process takes other kinds of items.
+    WrongKind,
+    /// The object is in a state that the process does not take.
+    WrongState,
+    /// The process is not offered for objects in this state.
+    NotOffered,
+    /// The access policy says no for this object.
+    NotPermitted,
+    /// An open job will decide the card's next state.
+    Busy,
+    /// The outcome of the card's open job is unknown and must be settled first.
+    InDoubt,
+    /// Nothing is in doubt here.
+    NotInDoubt,
+    /// The order is being sent and can no longer be taken back.
+    BeingSent,
+    /// The user is not active.
+    UserNotActive,
+    /// The user already has an open card order, and only one is allowed.
+    OpenOrder,
+    /// The production type is unknown or not among those that the options allow.
+    ProductionType,
+    /// A required card element is missing, or one is too long.
+    CardElement,
+    /// An option function failed for this item.
+    OptionFailed,
+    /// The approver is the requester or the holder, or the one who withdraws is not the requester.
+    Person,
+    /// The number range is exhausted.
+    NumbersExhausted,
+    /// Others changed the object again and again.
+    ChangedMeanwhile,
+    /// The store or the directory failed; the run can be continued.
+    Store,
+    /// The queued order waits, since its user is not active any more or the bureau is unavailable.
+    HeldBack,
+    /// The run was stopped before this item.
+    Stopped,
+    /// A refusal of a host's own process.
+    Custom(String),
+}
+
+impl fmt::Display for RefusalCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NotFound => "not found",
+            Self::WrongKind => "wrong kind",
+            Self::WrongState => "wrong state",
+            Self::NotOffered => "not offered",
+            Self::NotPermitted => "not permitted",
+            Self::Busy => "busy",
+            Self::InDoubt => "in doubt",
+            Self::NotInDoubt => "not in doubt",
+            Self::BeingSent => "being sent",
+            Self::UserNotActive => "user not active",
+            Self::OpenOrder => "open order",
+            Self::ProductionType => "production type",
+            Self::CardElement => "card element",
+            Self::OptionFailed => "option failed",
+            Self::Person => "wrong person",
+            Self::NumbersExhausted => "numbers exhausted",
+            Self::ChangedMeanwhile => "changed meanwhile",
+            Self::Store => "store",
+            Self::HeldBack => "held back",
+            Self::Stopped => "stopped",
+            Self::Custom(name) => name,
+        })
+    }
+}

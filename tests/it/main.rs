@@ -1,0 +1,7 @@
+//! The integration tests: one binary, one module a subject.
+
+mod conformance;
+mod office;
+mod options;
+mod ordering;
+mod simulator;

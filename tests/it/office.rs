@@ -1,0 +1,227 @@
+//! An office to test with: the engine on a store in memory (or on one of the test's choice), a simulated bureau, a directory
+//! of a few people, and a clock that tests move.
+
+use std::sync::Arc;
+
+use cardwright::adapters::memory::{MemoryRepository, MemoryUsers, RecordingNotifier};
+use cardwright::adapters::simulator::{BureauBehaviour, SimulatedBureau, SimulatedClock};
+use cardwright::host::{AllowAll, CardRepository, Clock};
+use cardwright::options::OptionSource;
+use cardwright::process::{Answer, HouseRules, ItemId, Outcome, Slot};
+use cardwright::{
+    Actor, ActorId, Card, CardElement, CardId, CardState, Engine, EngineBuilder, EngineSettings, Error, ObjectId,
+    ProductionType, Report, Role, RunId, User, UserId, UserState,
+};
+use chrono::{TimeZone as _, Utc};
+use futures::executor::block_on;
+use uuid::Uuid;
+
+pub(crate) const ORDER: &str = "CardsAddonExtProdBoProcOrderMultiple";
+pub(crate) const ORDER_TEMPORARY: &str = "TempCardsAddonExtProdProcOrder";
+pub(crate) const UPDATE: &str = "CardsAddonExtProdProcUpdate";
+pub(crate) const ABORT: &str = "CardsAddonExtProdProcAbort";
+pub(crate) const APPROVAL: &str = "CardsProcApproval";
+pub(crate) const ABORT_REQUEST: &str = "CardsProcAbortRequest";
+pub(crate) const REPEAT: &str = "CardsAddonExtProdProcRepeatOrder";
+pub(crate) const RESOLVE: &str = "CardsProcResolveDoubt";
+pub(crate) const SYNC_ORDERS: &str = "CardsAddonExtProdBatchSyncOrder";
+pub(crate) const SYNC_STATUS: &str = "CardsAddonExtProdBatchSyncStatus";
+pub(crate) const ORDER_SCRIPT: &str = "CardsAddonExtProdScriptOptions";
+pub(crate) const TEMPORARY_SCRIPT: &str = "TempCardsAddonExtProdScriptOptions";
+
+/// Everything around one engine.
+pub(crate) struct Office {
+    pub(crate) engine: Engine,
+    pub(crate) clock: SimulatedClock,
+    pub(crate) bureau: SimulatedBureau,
+    pub(crate) users: MemoryUsers,
+    pub(crate) mail: RecordingNotifier,
+}
+
+impl Office {
+    /// Ten active people (`u1` to `u10`), one who is not (`gone`), a calm bureau, all processes switched on.
+    pub(crate) fn new() -> Self {
+        Self::with(|builder| builder)
+    }
+
+    /// The same with another engine: the closure may replace any part.
+    pub(crate) fn with(change: impl FnOnce(EngineBuilder) -> EngineBuilder) -> Self {
+        let clock = clock();
+        let repository = MemoryRepository::new(Arc::new(clock.clone()));
+        Self::on(repository, clock, change)
+    }
+
+    /// The same on another store, which must use the same clock.
+    pub(crate) fn on(
+        repository: impl CardRepository,
+        clock: SimulatedClock,
+        change: impl FnOnce(EngineBuilder) -> EngineBuilder,
+    ) -> Self {
+        let bureau =
+            SimulatedBureau::new(7, Arc::new(clock.clone()) as Arc<dyn Clock>).behaving(BureauBehaviour::calm());
+        let users = MemoryUsers::new((1..=10).map(person).chain([gone()]));
+        let mail = RecordingNotifier::new();
+        let builder = Engine::builder()
+            .repository(repository)
+            .users(users.clone())
+            .bureau(bureau.clone())
+            .notifier(mail.clone())
+            .access(AllowAll)
+            .clock(clock.clone())
+            .rules(rules())
+            .settings(EngineSettings::new().chunk(4).orders_per_call(3));
+        let engine = change(builder).build().expect("the engine has all its parts");
+        let office = Self { engine, clock, bureau, users, mail };
+        for (process, slot) in [
+            (UPDATE, Slot::Card(CardState::Ordered)),
+            (UPDATE, Slot::Card(CardState::InProduction)),
+            (ABORT, Slot::Card(CardState::Processing)),
+            (ORDER_TEMPORARY, Slot::New),
+            ("TempCardsAddonExtProdProcAbort", Slot::Card(CardState::Processing)),
+            ("TempCardsAddonExtProdProcUpdate", Slot::Card(CardState::Ordered)),
+            ("TempCardsAddonExtProdProcUpdate", Slot::Card(CardState::InProduction)),
+        ] {
+            if let Err(error) = block_on(office.engine.enable(process, slot, &administrator())) {
+                assert!(matches!(error, Error::NotPermitted { .. }), "{error}");
+            }
+        }
+        office
+    }
+
+    /// Puts a script in force.
+    pub(crate) fn script(&self, script: &str, text: &str) {
+        block_on(self.engine.set_options(script, OptionSource::Script(text.to_owned()), &administrator()))
+            .expect("the script is good");
+    }
+
+    /// Runs a process to its end, with all outcomes.
+    pub(crate) fn run(&self, process: &str, actor: &Actor, answer: Answer) -> (Report, Vec<(ItemId, Outcome)>) {
+        self.try_run(process, actor, answer).expect("the run goes through")
+    }
+
+    pub(crate) fn try_run(
+        &self,
+        process: &str,
+        actor: &Actor,
+        answer: Answer,
+    ) -> Result<(Report, Vec<(ItemId, Outcome)>), Error> {
+        block_on(async {
+            let run = self.engine.open(process, actor).await?;
+            let mut execution = self.engine.next(&run, answer).await?;
+            let mut outcomes = Vec::new();
+            while let Some(chunk) = execution.next_chunk().await? {
+                outcomes.extend(chunk);
+            }
+            Ok((execution.report().clone(), outcomes))
+        })
+    }
+
+    /// Runs a process on one item and gives its outcome.
+    pub(crate) fn one(&self, process: &str, actor: &Actor, item: ItemId, values: &[(&str, &str)]) -> Outcome {
+        let answer = values.iter().fold(Answer::ids([item]), |answer, (field, value)| answer.with(*field, *value));
+        let (_, mut outcomes) = self.run(process, actor, answer);
+        assert_eq!(outcomes.len(), 1);
+        outcomes.remove(0).1
+    }
+
+    /// Orders a card for a user and gives its id.
+    pub(crate) fn order(&self, user: &str) -> CardId {
+        match self.one(ORDER, &operator(), user_item(user), &[]) {
+            Outcome::Done { object: Some(ObjectId::Card(card)), .. } => card,
+            other => panic!("{user} gets a card: {other:?}"),
+        }
+    }
+
+    /// Runs a background sync.
+    pub(crate) fn sync(&self, process: &str) -> Report {
+        self.run(process, &service(), Answer::new()).0
+    }
+
+    pub(crate) fn card(&self, id: CardId) -> Card {
+        block_on(self.engine.cards(&[id])).expect("cards can be read").remove(0)
+    }
+
+    pub(crate) fn state(&self, id: CardId) -> CardState {
+        self.card(id).state()
+    }
+
+    /// The codes of a card's history, whose chain must verify.
+    pub(crate) fn history(&self, id: CardId) -> Vec<String> {
+        let card = self.card(id);
+        block_on(self.engine.verify_card(&card)).expect("history can be read").expect("the chain verifies");
+        let entries = block_on(self.engine.history(&ObjectId::Card(id))).expect("history can be read");
+        entries.into_iter().map(|entry| entry.code).collect()
+    }
+}
+
+pub(crate) fn clock() -> SimulatedClock {
+    SimulatedClock::new(Utc.with_ymd_and_hms(2030, 1, 7, 8, 0, 0).single().expect("a valid time")).auto()
+}
+
+/// A badge with the holder's name, the card number and an optional employee number.
+pub(crate) fn rules() -> HouseRules {
+    HouseRules::new()
+        .production_type(
+            ProductionType::new("standard", "ART-1")
+                .element(CardElement::required("NAME", "commonName", 40))
+                .element(CardElement::required("NUMBER", Card::NUMBER, 12))
+                .element(CardElement::optional("EMPLOYEE", "employeeNumber", 10)),
+        )
+        .production_type(ProductionType::new("visitor", "ART-2").element(CardElement::required(
+            "NUMBER",
+            Card::NUMBER,
+            12,
+        )))
+        .status_map(SimulatedBureau::status_map())
+}
+
+pub(crate) fn person(number: u32) -> User {
+    User::new(
+        user_id(&format!("u{number}")),
+        UserState::Active,
+        [
+            ("commonName", format!("Person {number}")),
+            ("firstName", "Person".to_owned()),
+            ("lastName", format!("Ångström {number}")),
+            ("email", format!("u{number}@example.com")),
+            ("employeeNumber", format!("E{number:04}")),
+        ]
+        .map(|(name, value)| (name.to_owned(), value)),
+    )
+}
+
+pub(crate) fn gone() -> User {
+    User { id: user_id("gone"), state: UserState::Inactive, ..person(99) }
+}
+
+pub(crate) fn user_id(id: &str) -> UserId {
+    UserId::new(id).expect("a valid id")
+}
+
+pub(crate) fn user_item(id: &str) -> ItemId {
+    ItemId::User(user_id(id))
+}
+
+pub(crate) fn run_id(number: u128) -> RunId {
+    RunId::new(Uuid::from_u128(number))
+}
+
+fn actor(login: &str, person: &str, roles: impl IntoIterator<Item = Role>) -> Actor {
+    Actor::person(ActorId::new(login).expect("a valid login"), user_id(person), roles)
+}
+
+pub(crate) fn operator() -> Actor {
+    actor("olga", "p-olga", [Role::Operator, Role::CardProductionAdministrator])
+}
+
+pub(crate) fn approver() -> Actor {
+    actor("anton", "p-anton", [Role::Approver])
+}
+
+pub(crate) fn administrator() -> Actor {
+    actor("ada", "p-ada", [Role::Administrator])
+}
+
+pub(crate) fn service() -> Actor {
+    Actor::system(ActorId::new("sync").expect("a valid login"), [Role::BatchSync])
+}
