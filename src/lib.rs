@@ -1,4 +1,80 @@
-//! The core of a card office.
+//! The core of a card office, to embed: employee badges and temporary cards, from the request to the shipped card.
+//!
+//! You bring your own database, directory, bureau and mail through [host traits](host), or take a [ready adapter](adapters).
+//! The library brings the states, the named processes, the administrator's options, and the promise that nothing is lost
+//! and nothing is ordered twice: what is owed to the outside is stored before it is done, and what may or may not have
+//! happened is put *in doubt* for a person, never guessed.
+//!
+//! ```
+//! use cardwright::adapters::memory::{MemoryRepository, MemoryUsers, RecordingNotifier};
+//! use cardwright::host::{AllowAll, SystemClock};
+//! use cardwright::process::{Answer, Filter, HouseRules};
+//! use cardwright::{Actor, ActorId, CardElement, Engine, ProductionType, Role, User, UserId, UserState};
+//! # use cardwright::host::*;
+//! # struct Bureau;
+//! # #[async_trait::async_trait]
+//! # impl GoCardsProvider for Bureau {
+//! #     fn placement(&self) -> Placement { Placement::NotIdempotent }
+//! #     async fn place(&self, orders: &[CardOrder]) -> Vec<PlaceOutcome> {
+//! #         orders.iter().map(|_| PlaceOutcome::Refused { reason: "closed".to_owned() }).collect()
+//! #     }
+//! #     async fn status(&self, ids: &[String]) -> Vec<StatusOutcome> { vec![StatusOutcome::NotFound; ids.len()] }
+//! #     async fn find(&self, _: &str) -> FindOutcome { FindOutcome::CannotLook }
+//! # }
+//! # let bureau = Bureau;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> { futures::executor::block_on(async {
+//! let ann = User::new(UserId::new("ann")?, UserState::Active, [("commonName".to_owned(), "Ann".to_owned())]);
+//! let badge = ProductionType::new("standard", "ART-1").element(CardElement::required("NAME", "commonName", 40));
+//! let engine = Engine::builder()
+//!     .repository(MemoryRepository::new(std::sync::Arc::new(SystemClock)))
+//!     .users(MemoryUsers::new([ann]))
+//!     .bureau(bureau)
+//!     .notifier(RecordingNotifier::new())
+//!     .access(AllowAll)
+//!     .rules(HouseRules::new().production_type(badge))
+//!     .build()?;
+//! let operator = Actor::person(ActorId::new("olga")?, UserId::new("olga")?, [Role::Operator]);
+//! let run = engine.open("CardsAddonExtProdBoProcOrderMultiple", &operator).await?;
+//! let report = engine.next(&run, Answer::all(Filter::Users(Default::default()))).await?.finish().await?;
+//! assert_eq!(report.done["processing"], 1);
+//! # Ok(()) }) }
+//! ```
+//!
+//! # The nouns
+//! A [`Card`] has a [kind](CardKind) and a [route](Route), and one [`StateGraph`] for each pair says which [`CardState`] may
+//! follow which ([`card_graph`] shows them all). A [process](process) is a named use case; opening one gives a [`Run`] with
+//! a form, answering it gives an [`Execution`] that works chunk by chunk. A plan stores one [`ChangeSet`]; what must be
+//! done outside is a [`Job`] in the same commit. Every change is a [`HistoryEntry`] in the object's chain.
+//! [Options](options) are what the administrator sets, in Luau scripts or as typed values.
+//!
+//! # Implementing the host side
+//! - [`host::CardRepository`]: the store. [`conformance`] is a kit of checks for your own.
+//! - [`host::UserRepository`]: your directory, read only.
+//! - [`host::GoCardsProvider`]: the bureau. Its contract keeps refused, unavailable, rate-limited and unknown apart.
+//! - [`host::Notifier`], [`host::AccessPolicy`], [`host::Clock`], [`host::JobPerformer`].
+//!
+//! # Examples by task
+//! `quickstart` (people from a CSV file, an office in an SQLite file, a batch order from end to end), `temporary_cards`,
+//! `approval`, `options`, `custom_process` (a package of your own), `custom_repository` (a store of your own against the
+//! kit). Run them with `cargo run --release --example quickstart`.
+//!
+//! # Background work
+//! Run `CardsAddonExtProdBatchSyncOrder` and `CardsAddonExtProdBatchSyncStatus` regularly, as an actor of role
+//! [`Role::BatchSync`]: the first sends what is queued, the second brings orders up to date. Both may run on several
+//! instances at once. Show people what [`Engine::doubts`] lists.
+//!
+//! # Features
+//! | feature | default | what it adds |
+//! |---|---|---|
+//! | `scripting` | yes | option scripts in Luau (mlua); without it the same options are set as typed values |
+//! | `sqlite` | no | [`adapters`]: a store on an embedded SQLite file |
+//! | `simulator` | no | [`adapters`]: a bureau and a clock on simulated time |
+//!
+//! # What it does not do
+//! It has no user interface, no web service and no scheduler; it does not write to your directory; it cannot cancel an order
+//! that the bureau has accepted, nor tell whether an unanswered order was accepted when the bureau offers no look-up: that
+//! is for a person.
 
 #![warn(missing_docs)]
 #![warn(clippy::print_stdout, clippy::print_stderr, clippy::unwrap_used)]
