@@ -43,10 +43,10 @@
 //!
 //! # The nouns
 //! A [`Card`] has a [kind](CardKind) and a [route](Route), and one [`StateGraph`] for each pair says which [`CardState`] may
-//! follow which ([`card_graph`] shows them all). A [process](process) is a named use case; opening one gives a [`Run`] with
+//! follow which ([`card_graph`] shows them all). A [process] is a named use case; opening one gives a [`Run`] with
 //! a form, answering it gives an [`Execution`] that works chunk by chunk. A plan stores one [`ChangeSet`]; what must be
 //! done outside is a [`Job`] in the same commit. Every change is a [`HistoryEntry`] in the object's chain.
-//! [Options](options) are what the administrator sets, in Luau scripts or as typed values.
+//! [Options](mod@options) are what the administrator sets, in Luau scripts or as typed values.
 //!
 //! # Implementing the host side
 //! - [`host::CardRepository`]: the store. [`conformance`] is a kit of checks for your own.

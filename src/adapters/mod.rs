@@ -3,3 +3,5 @@
 pub mod memory;
 #[cfg(feature = "simulator")]
 pub mod simulator;
+#[cfg(feature = "sqlite")]
+pub mod sqlite;

@@ -23,9 +23,10 @@ use crate::job::{Attempt, Job, JobKind, JobState};
 /// - **`every_conflict_is_named`**: a refused commit names every stale object, every taken key and every key that is not
 ///   held, not only the first.
 /// - **`reservation_has_one_holder`**: a key is held by one owner at a time; however many callers try at once, one wins.
-///   Releases are done before takes, so one commit can hand a key on.
-/// - **`pages_are_stable`**: pages are in ascending order of id; a page starts after the id given. What exists throughout
-///   a walk is seen exactly once, whatever is added or changed meanwhile.
+///   Taking a key that is held is a conflict even for its own holder. Releases are done before takes, so one commit can
+///   hand a key on.
+/// - **`pages_are_stable`**: pages are in ascending order of id; a page starts after the id given, and one that is shorter than
+///   its limit is the last. What exists throughout a walk is seen exactly once, whatever is added or changed meanwhile.
 /// - **`queries_filter`**: a query gives exactly what matches all of its parts; an empty part matches everything. Texts
 ///   match by prefix of the folded value (see [`fold`](crate::fold)) and only for [`Card::search_terms`].
 /// - **`claim_gives_due_open_jobs_once`**: a claim gives open jobs of the wanted kinds, ids and run that nobody has a
@@ -34,7 +35,8 @@ use crate::job::{Attempt, Job, JobKind, JobState};
 ///   works only while nobody else has claimed.
 /// - **`released_job_can_be_claimed_at_once`**: a release ends the claim of exactly the versions given.
 /// - **`attempt_is_fenced`**: [`record_attempts`](Self::record_attempts) stores an attempt only for a job that still has
-///   the version given, raises the version, and renews the lease; so does a commit: who has lost a claim stores nothing.
+///   the version given, raises the version, and renews the lease. A commit stores a job only under the version it was
+///   claimed with, too: who has lost a claim stores nothing. A job that is committed without a claim is released.
 /// - **`numbers_are_never_drawn_twice`**: of callers that raise the same record at once, one wins and the others get a
 ///   conflict.
 /// - **`history_is_in_order`**: [`history`](Self::history) gives the entries of one object in the order of its chain.
@@ -44,10 +46,14 @@ use crate::job::{Attempt, Job, JobKind, JobState};
 ///
 /// # Not required
 /// Transactions over several calls; an order of [`cards`](Self::cards), [`jobs`](Self::jobs) and the like; storing
-/// objects that are in no change set; retries (the engine retries what [`RepositoryError::is_transient`] says).
+/// objects that are in no change set; a feed in the order of commits across objects; retries (the engine retries what
+/// [`RepositoryError::is_transient`] says). Texts hold no NUL: the library refuses it before it comes to a store.
 ///
 /// # Cancellation
-/// A call whose future is dropped may or may not have taken effect, but never in part. The engine reads back.
+/// A call whose future is dropped may or may not have taken effect, but never in part.
+///
+/// After [`RepositoryError::OutcomeUnknown`] the engine commits the same change set once more: should the first have been
+/// stored, versions and reservations refuse the second, and the conflicts tell.
 ///
 /// # Errors
 /// | situation | variant |
@@ -77,7 +83,7 @@ pub trait CardRepository: Send + Sync + 'static {
         limit: usize,
     ) -> Result<Vec<Card>, RepositoryError>;
 
-    /// All cards of these holders that are in one of these states.
+    /// All cards of these holders that are in one of these states; none if either is empty.
     async fn cards_of(&self, holders: &[UserId], states: &[CardState]) -> Result<Vec<Card>, RepositoryError>;
 
     /// The approval requests with these ids; those that do not exist are left out.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use cardwright::adapters::memory::{ManualClock, MemoryRepository, MemoryUsers, RecordingNotifier};
+use cardwright::adapters::sqlite::{SqliteOptions, SqliteRepository};
 use cardwright::conformance::card_repository::{check, check_all, clauses};
 use cardwright::conformance::{Call, Kit, StoreFactory, block_on, on_threads};
 use cardwright::host::{
@@ -24,6 +25,15 @@ use uuid::Uuid;
 fn memory_keeps_every_clause() {
     let factory = Factory::new(|store| Arc::new(store));
     let kit = factory.kit();
+    for clause in clauses() {
+        block_on(check(&kit, clause));
+    }
+}
+
+#[test]
+fn sqlite_keeps_every_clause() {
+    let factory = SqliteFactory::new();
+    let kit = Kit::new(&factory, Uuid::from_u128(1));
     for clause in clauses() {
         block_on(check(&kit, clause));
     }
@@ -301,6 +311,35 @@ impl StoreFactory for Factory {
         } else {
             join_all(calls).await;
         }
+    }
+}
+
+/// One file; every handle is a store of its own on it.
+struct SqliteFactory {
+    folder: tempfile::TempDir,
+    clock: ManualClock,
+}
+
+impl SqliteFactory {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        Self { folder, clock: ManualClock::new("2026-03-01T08:00:00Z".parse().expect("a time")) }
+    }
+}
+
+#[async_trait]
+impl StoreFactory for SqliteFactory {
+    async fn open(&self) -> Arc<dyn CardRepository> {
+        let options = SqliteOptions::new(Arc::new(self.clock.clone()));
+        Arc::new(SqliteRepository::open_with(self.folder.path().join("office.db"), options).expect("the file opens"))
+    }
+
+    async fn pass_time(&self, duration: Duration) {
+        self.clock.advance(duration);
+    }
+
+    async fn at_once(&self, calls: Vec<Call>) {
+        on_threads(calls).await;
     }
 }
 

@@ -5,3 +5,4 @@ mod office;
 mod options;
 mod ordering;
 mod simulator;
+mod sqlite;

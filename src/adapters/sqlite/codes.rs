@@ -1,0 +1,145 @@
+//! How states, kinds and times stand in integer columns. The numbers are in files out there: they are never changed.
+
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+
+use crate::approval::RequestState;
+use crate::card::{CardKind, CardState, Route};
+use crate::history::ObjectId;
+use crate::job::{JobKind, JobState};
+
+/// A value with a number.
+pub(super) trait Code: Copy {
+    fn code(self) -> i64;
+}
+
+impl Code for CardKind {
+    fn code(self) -> i64 {
+        match self {
+            Self::Permanent => 0,
+            Self::Temporary => 1,
+        }
+    }
+}
+
+impl Code for Route {
+    fn code(self) -> i64 {
+        match self {
+            Self::Local => 0,
+            Self::External => 1,
+        }
+    }
+}
+
+impl Code for CardState {
+    fn code(self) -> i64 {
+        match self {
+            Self::Registered => 0,
+            Self::Requested => 1,
+            Self::Aborted => 2,
+            Self::Rejected => 3,
+            Self::Approved => 4,
+            Self::Processing => 5,
+            Self::Ordered => 6,
+            Self::InProduction => 7,
+            Self::Produced => 8,
+            Self::Failed => 9,
+            Self::Issued => 10,
+            Self::Active => 11,
+            Self::Inactive => 12,
+            Self::Unassigned => 13,
+            Self::Assigned => 14,
+            Self::Locked => 15,
+            Self::Expired => 16,
+        }
+    }
+}
+
+impl Code for RequestState {
+    fn code(self) -> i64 {
+        match self {
+            Self::Open => 0,
+            Self::Approved => 1,
+            Self::Rejected => 2,
+            Self::Aborted => 3,
+        }
+    }
+}
+
+impl Code for JobKind {
+    fn code(self) -> i64 {
+        match self {
+            Self::PlaceOrder => 0,
+            Self::TrackOrder => 1,
+            Self::Notify => 2,
+            Self::Custom => 3,
+        }
+    }
+}
+
+impl Code for JobState {
+    fn code(self) -> i64 {
+        match self {
+            Self::Open => 0,
+            Self::InDoubt => 1,
+            Self::Done => 2,
+            Self::Cancelled => 3,
+        }
+    }
+}
+
+/// The different numbers of these values, or of all values if there are none.
+pub(super) fn codes<C: Code>(wanted: &[C], all: &[C]) -> Vec<i64> {
+    let wanted = if wanted.is_empty() { all } else { wanted };
+    let mut codes: Vec<i64> = wanted.iter().map(|value| value.code()).collect();
+    codes.sort_unstable();
+    codes.dedup();
+    codes
+}
+
+/// One bit for each of these values.
+pub(super) fn mask<C: Code>(wanted: &[C]) -> i64 {
+    wanted.iter().fold(0, |mask, value| mask | 1 << value.code())
+}
+
+/// One bit for each of these values; all bits if there are none.
+pub(super) fn mask_or_all<C: Code>(wanted: &[C]) -> i64 {
+    if wanted.is_empty() { -1 } else { mask(wanted) }
+}
+
+/// An object of the history as bytes: one for its kind, then its id.
+pub(super) fn object_bytes(object: &ObjectId, out: &mut Vec<u8>) {
+    let (tag, id) = match object {
+        ObjectId::Card(id) => (1, id.uuid()),
+        ObjectId::Certificate(id) => (2, id.uuid()),
+        ObjectId::Request(id) => (3, id.uuid()),
+        ObjectId::Run(id) => (4, id.uuid()),
+        ObjectId::Record(key) => {
+            out.push(5);
+            out.extend_from_slice(key.as_bytes());
+            return;
+        }
+    };
+    out.push(tag);
+    out.extend_from_slice(id.as_bytes());
+}
+
+/// A number that SQLite can hold; what is larger can be in no file.
+pub(super) fn integer(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+/// A limit for SQLite.
+pub(super) fn limit(limit: usize) -> i64 {
+    i64::try_from(limit).unwrap_or(i64::MAX)
+}
+
+/// The end of a lease that begins now.
+pub(super) fn lease_end(now: DateTime<Utc>, lease: Duration) -> i64 {
+    TimeDelta::from_std(lease)
+        .ok()
+        .and_then(|lease| now.checked_add_signed(lease))
+        .unwrap_or(DateTime::<Utc>::MAX_UTC)
+        .timestamp_micros()
+}
