@@ -421,7 +421,7 @@ pub struct Order {
     /// The last status text that the bureau gave.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<String>,
-    /// Status texts that the status map does not know; they changed nothing.
+    /// Status texts that the status map does not know, and those of other orders; they changed nothing.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub unknown_statuses: BTreeSet<String>,
     /// The times that the bureau gave.
@@ -450,7 +450,7 @@ impl Order {
         }
     }
 
-    /// How many different unknown status texts are kept; further ones only stand in the history.
+    /// How many different unknown status texts are kept; further ones are not.
     pub const UNKNOWN_STATUSES_KEPT: usize = 20;
 }
 

@@ -31,6 +31,9 @@ use crate::user::User;
 /// was unavailable. The answer of the bureau must not be lost.
 const APPLIES: u32 = 8;
 
+/// How many messages are handed to the notifier at once.
+const MESSAGES_AT_ONCE: usize = 50;
+
 /// What performing came to.
 pub(super) struct Performed {
     /// The outcome of each job that was tried or settled.
@@ -75,6 +78,10 @@ enum Answer {
         until: DateTime<Utc>,
         reason: String,
     },
+    /// The bureau accepted an attempt that the job no longer waits for.
+    LateAcceptance {
+        order_id: String,
+    },
     /// The card no longer waits for this job.
     Superseded,
 }
@@ -99,27 +106,48 @@ impl Engine {
             let size = match kind {
                 JobKind::PlaceOrder => self.settings.orders_per_call,
                 JobKind::TrackOrder => self.settings.statuses_per_call,
-                JobKind::Notify | JobKind::Custom => 1,
+                JobKind::Notify => MESSAGES_AT_ONCE,
+                JobKind::Custom => 1,
             };
             let mut halted = false;
             let mut jobs = jobs.into_iter().peekable();
             while !halted && jobs.peek().is_some() {
                 let mut batch: Vec<Job> = jobs.by_ref().take(size.max(1)).collect();
-                self.keep_claims(&mut batch).await?;
-                halted = match kind {
-                    JobKind::PlaceOrder => self.place(batch, by, &mut performed.outcomes).await?,
-                    JobKind::TrackOrder => self.track(batch, by, &mut performed.outcomes).await?,
-                    JobKind::Notify => self.notify(batch, by, &mut performed.outcomes).await?,
-                    JobKind::Custom => self.custom(batch, by, &mut performed.outcomes).await?,
+                let claims: Vec<(JobId, u64)> = batch.iter().map(|job| (job.id, job.version)).collect();
+                let outcomes = &mut performed.outcomes;
+                let tried = match self.keep_claims(&mut batch).await {
+                    Err(error) => Err(error),
+                    Ok(()) => match kind {
+                        JobKind::PlaceOrder => self.place(batch, by, outcomes).await,
+                        JobKind::TrackOrder => self.track(batch, by, outcomes).await,
+                        JobKind::Notify => self.notify(batch, by, outcomes).await,
+                        JobKind::Custom => self.custom(batch, by, outcomes).await,
+                    },
+                };
+                halted = match tried {
+                    Ok(halted) => halted,
+                    Err(error) => {
+                        // What was sent has a newer version and stays claimed; the rest need not wait for its lease to end.
+                        let left = claims.into_iter().chain(jobs.map(|job| (job.id, job.version))).collect();
+                        self.release(left).await;
+                        return Err(error);
+                    }
                 };
             }
             performed.halted |= halted;
-            let left: Vec<(JobId, u64)> = jobs.map(|job| (job.id, job.version)).collect();
-            if !left.is_empty() {
-                self.repository.release(&left).await.during("releasing jobs")?;
-            }
+            self.release(jobs.map(|job| (job.id, job.version)).collect()).await;
         }
         Ok(performed)
+    }
+
+    /// Releases claims. If that fails, they end with their leases.
+    async fn release(&self, left: Vec<(JobId, u64)>) {
+        if left.is_empty() {
+            return;
+        }
+        if let Err(error) = self.repository.release(&left).await {
+            tracing::warn!(%error, "claims are not released and end with their leases");
+        }
     }
 
     /// Renews the claims of jobs that are about to be tried, if they might not outlast the call; drops those that were lost.
@@ -328,10 +356,9 @@ impl Engine {
         Ok(halted)
     }
 
-    /// Sends a message; at least once, always under the same id.
+    /// Sends messages; at least once, each always under the same id.
     async fn notify(&self, jobs: Vec<Job>, by: By<'_>, outcomes: &mut Vec<(JobId, Outcome)>) -> Result<bool, Error> {
-        let mut answers = Vec::with_capacity(jobs.len());
-        for job in jobs {
+        let sends = jobs.into_iter().map(|job| async move {
             let sent = match &job.task {
                 Task::Notify(message) => self.tell(message).await,
                 _ => NotifyOutcome::Refused { reason: "not a message".to_owned() },
@@ -343,8 +370,9 @@ impl Engine {
                 }
                 NotifyOutcome::Unavailable { reason } => Answer::Later { until: self.back_off(job.setbacks), reason },
             };
-            answers.push((job, answer));
-        }
+            (job, answer)
+        });
+        let answers = futures::future::join_all(sends).await;
         self.store(answers, by, outcomes).await?;
         Ok(false)
     }
@@ -492,9 +520,9 @@ impl Engine {
                 self.next_poll(),
                 stamp,
             ),
-            (Answer::Placed(_) | Answer::Status(_) | Answer::Superseded, _) => {
-                return superseded(job, card, answer, stamp);
-            }
+            (Answer::Placed(PlaceAnswer::Accepted(accepted)), _) => return late(&job, card, &accepted.order_id, stamp),
+            (Answer::LateAcceptance { order_id }, _) => return late(&job, card, order_id, stamp),
+            (Answer::Placed(_) | Answer::Status(_) | Answer::Superseded, _) => return superseded(job, card.as_ref()),
             _ => return self.apply_to_job(job, card, answer, stamp),
         };
         applied.unwrap_or_else(|error| {
@@ -568,7 +596,7 @@ impl Engine {
                     changes.put_card(card);
                 }
             }
-            Answer::Placed(_) | Answer::Status(_) | Answer::Superseded => {}
+            Answer::Placed(_) | Answer::Status(_) | Answer::LateAcceptance { .. } | Answer::Superseded => {}
         }
         changes.jobs.push(job);
         (changes, outcome)
@@ -591,7 +619,10 @@ impl Engine {
                 if job.remark.as_deref() == Some(format!("accepted as {}", accepted.order_id).as_str()));
             match answer {
                 answer if waits => answers.push((job, answer)),
-                Answer::Placed(PlaceAnswer::Accepted(_)) if !already => answers.push((job, answer)),
+                Answer::Placed(PlaceAnswer::Accepted(accepted)) if !already => {
+                    answers.push((job, Answer::LateAcceptance { order_id: accepted.order_id }));
+                }
+                Answer::LateAcceptance { .. } => answers.push((job, answer)),
                 _ => {}
             }
         }
@@ -609,24 +640,29 @@ impl Engine {
     }
 }
 
-/// An answer to something that is over: the job is closed if it still stands open, and an acceptance that nobody waits for
-/// any more is put on record, since a card may now be made that nobody expects.
-fn superseded(mut job: Job, card: Option<Card>, answer: &Answer, stamp: &Stamp<'_>) -> (ChangeSet, Outcome) {
+/// An acceptance that nobody waits for any more is put on record, never applied: a card may now be made that nobody expects.
+fn late(job: &Job, card: Option<Card>, order_id: &str, stamp: &Stamp<'_>) -> (ChangeSet, Outcome) {
     let mut changes = ChangeSet::new();
     let state = card.as_ref().map_or(job.state.name(), |card| card.state().name());
-    let outcome = Outcome::Unchanged { state: state.into() };
-    if let (Answer::Placed(PlaceAnswer::Accepted(accepted)), Some(mut card)) = (answer, card) {
-        tracing::error!(card = %card.id, order = %accepted.order_id, "the bureau accepted an order that nobody waits for");
-        changes.note_card(&mut card, stamp, Why::code("late_acceptance").about(&accepted.order_id));
+    if let Some(mut card) = card {
+        tracing::error!(card = %card.id, order = %order_id, "the bureau accepted an order that nobody waits for");
+        changes.note_card(&mut card, stamp, Why::code("late_acceptance").about(order_id));
         changes.put_card(card);
     }
+    (changes, Outcome::Unchanged { state: state.into() })
+}
+
+/// The card does not wait for this job: it is closed, unless an attempt of it may still be answered.
+fn superseded(mut job: Job, card: Option<&Card>) -> (ChangeSet, Outcome) {
+    let mut changes = ChangeSet::new();
+    let state = card.map_or(job.state.name(), |card| card.state().name());
     if job.state == JobState::Open && job.attempt.is_none() {
         job.state = JobState::Done;
         job.claim = None;
         job.remark = Some("the card no longer waits for it".to_owned());
         changes.jobs.push(job);
     }
-    (changes, outcome)
+    (changes, Outcome::Unchanged { state: state.into() })
 }
 
 fn waiting_card<'a>(job: &Job, cards: &'a BTreeMap<CardId, Card>) -> Option<&'a Card> {

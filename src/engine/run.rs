@@ -322,24 +322,18 @@ impl Engine {
     fn form(&self, process: &dyn Process, options: &Options) -> Result<Form, Error> {
         let definition = process.definition();
         let names: Vec<&str> = definition.options.iter().map(SymbolicName::as_str).collect();
-        // An option that is a function of the item has no value yet: the form then offers no choice.
-        let fields = options
-            .resolve(&names, &Subject::new(None, None))
-            .map(|resolved| process.fields(&resolved, &self.rules))
-            .or_else(|problem| {
-                if options.has_functions(&names) {
-                    let defaults = Options::defaults(&self.catalogue).resolve(&names, &Subject::new(None, None))?;
-                    let mut fields = process.fields(&defaults, &self.rules);
-                    fields.retain(|field| {
-                        !matches!(field.kind, crate::process::FieldKind::Choice(_))
-                            || !definition.jobs.is_empty()
-                            || field.preset.is_none()
-                    });
-                    Ok(fields)
-                } else {
-                    Err(problem)
-                }
-            })?;
+        let nobody = Subject::new(None, None);
+        let fields = match options.resolve(&names, &nobody) {
+            Ok(resolved) => process.fields(&resolved, &self.rules),
+            // A function of the item may fail without one: the form then offers no choice, and each item takes its own.
+            Err(_) if options.has_functions(&names) => {
+                let defaults = Options::defaults(&self.catalogue).resolve(&names, &nobody)?;
+                let mut fields = process.fields(&defaults, &self.rules);
+                fields.retain(|field| field.preset.is_none());
+                fields
+            }
+            Err(problem) => return Err(problem.into()),
+        };
         Ok(Form {
             process: definition.name.clone(),
             title: definition.title.clone(),

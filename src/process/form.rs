@@ -42,7 +42,7 @@ pub struct Field {
     pub required: bool,
     /// It must be answered when another field has this answer: (field, answer).
     pub required_when: Option<(String, String)>,
-    /// What stands in it at the start, and counts if nothing is answered.
+    /// What stands in it at the start. Left so, the process takes its preset for each item.
     pub preset: Option<String>,
 }
 
@@ -215,7 +215,7 @@ pub enum AnswerError {
     },
 }
 
-/// Checks the answers against the fields and fills in presets.
+/// Checks the answers against the fields; blank ones count as not given.
 pub(crate) fn check_answers(
     fields: &[Field],
     given: &BTreeMap<String, String>,
@@ -233,20 +233,20 @@ pub(crate) fn check_answers(
     let mut checked = BTreeMap::new();
     for field in fields {
         let allowed = || field.kind.allowed();
-        let Some(value) = answered(field) else {
+        let Some(value) = given.get(&field.name).filter(|value| !value.trim().is_empty()) else {
             let wanted = field.required_when.as_ref().is_some_and(|(other, answer)| {
                 fields.iter().find(|f| f.name == *other).and_then(answered).as_ref() == Some(answer)
             });
-            if field.required || wanted {
+            if (field.required && field.preset.is_none()) || wanted {
                 return Err(AnswerError::Missing { field: field.name.clone(), allowed: allowed() });
             }
             continue;
         };
-        if !field.kind.takes(&value) {
+        if !field.kind.takes(value) {
             let found = value.chars().take(100).collect();
             return Err(AnswerError::NotAllowed { field: field.name.clone(), found, allowed: allowed() });
         }
-        checked.insert(field.name.clone(), value);
+        checked.insert(field.name.clone(), value.clone());
     }
     Ok(checked)
 }

@@ -134,10 +134,16 @@ pub(crate) fn status_read(
             let details = take_details(order, &status);
             note_status(&mut changes, &mut card, &status, new_text, map, stamp)? || details
         }
-        _ => {
-            changes.note_card(&mut card, stamp, Why::code("status_of_another_order").about(&status.order_id));
-            true
+        Some(order) => {
+            // Recorded once, however often it is said.
+            let said = keep_once(order, format!("order {}: {}", status.order_id, status.text));
+            if said {
+                let why = Why::code("status_of_another_order").about(&status.order_id).because(&status.text);
+                changes.note_card(&mut card, stamp, why);
+            }
+            said
         }
+        None => false,
     };
     if !matches!(card.state(), CardState::Ordered | CardState::InProduction) {
         job.state = JobState::Done;
@@ -152,6 +158,11 @@ pub(crate) fn status_read(
         changes.put_card(card);
     }
     Ok((changes, outcome))
+}
+
+/// Keeps a text that changes nothing; whether it is new.
+fn keep_once(order: &mut Order, text: String) -> bool {
+    order.unknown_statuses.len() < Order::UNKNOWN_STATUSES_KEPT && order.unknown_statuses.insert(text)
 }
 
 /// Keeps card id, times and read-outs; whether there was anything new.
@@ -183,13 +194,12 @@ fn note_status(
 ) -> Result<bool, TransitionError> {
     let why = Why::code("status").about(&status.order_id).because(&status.text);
     let known = map.state(&status.text);
+    let mut first_time = false;
     if let Some(order) = &mut card.order
         && new_text
     {
         order.status = Some(status.text.clone());
-        if known.is_none() && order.unknown_statuses.len() < Order::UNKNOWN_STATUSES_KEPT {
-            order.unknown_statuses.insert(status.text.clone());
-        }
+        first_time = known.is_none() && keep_once(order, status.text.clone());
     }
     match known {
         Some(state) if card.graph().allows(card.state(), state) => {
@@ -201,7 +211,7 @@ fn note_status(
         }
         Some(state) if state == card.state() => {}
         Some(_) if new_text => changes.note_card(card, stamp, Why { code: "status_not_forward", ..why }),
-        None if new_text => changes.note_card(card, stamp, Why { code: "status_unknown", ..why }),
+        None if first_time => changes.note_card(card, stamp, Why { code: "status_unknown", ..why }),
         _ => {}
     }
     Ok(new_text)
