@@ -17,7 +17,7 @@ use crate::change_set::ChangeSet;
 use crate::error::{During as _, Error};
 use crate::history::{Stamp, Why};
 use crate::host::{
-    CardOrder, CommitError, CustomOutcome, FindOutcome, NotifyOutcome, OrderStatus, PlaceOutcome, Placement,
+    Accepted, CardOrder, CommitError, CustomOutcome, FindOutcome, NotifyOutcome, OrderStatus, PlaceOutcome, Placement,
     StatusOutcome,
 };
 use crate::id::{CardId, JobId, RunId, SymbolicName, UserId};
@@ -153,7 +153,7 @@ impl Engine {
     /// Renews the claims of jobs that are about to be tried, if they might not outlast the call; drops those that were lost.
     async fn keep_claims(&self, batch: &mut Vec<Job>) -> Result<(), Error> {
         let lease = self.settings.safe_lease();
-        let enough = self.clock.now() + time_delta(self.settings.call_time_out);
+        let enough = self.now() + time_delta(self.settings.call_time_out);
         let short = |job: &Job| job.claim.as_ref().is_none_or(|claim| claim.until <= enough);
         let claims: Vec<(JobId, u64)> =
             batch.iter().filter(|job| short(job)).map(|job| (job.id, job.version)).collect();
@@ -186,7 +186,7 @@ impl Engine {
                     continue;
                 }
                 Some(attempt) => attempt.reference.clone(),
-                None => job.next_attempt(self.clock.now()).reference,
+                None => job.next_attempt(self.now()).reference,
             };
             match self.order(card, &users, reference).await {
                 Ok(order) if job.attempt.is_some() => again.push((job, order)),
@@ -212,7 +212,7 @@ impl Engine {
 
     /// The order for a card, or why it is not sent now.
     async fn order(&self, card: &Card, users: &BTreeMap<UserId, User>, reference: String) -> Result<CardOrder, Answer> {
-        let until = self.clock.now() + time_delta(self.settings.hold_back);
+        let until = self.now() + time_delta(self.settings.hold_back);
         if let Some(holder) = &card.holder
             && !users.get(holder).is_some_and(User::is_active)
         {
@@ -248,7 +248,7 @@ impl Engine {
         if fresh.is_empty() {
             return Ok(fresh);
         }
-        let now = self.clock.now();
+        let now = self.now();
         let attempts: Vec<(JobId, u64, Attempt)> =
             fresh.iter().map(|(job, _)| (job.id, job.version, job.next_attempt(now))).collect();
         let lease = self.settings.safe_lease();
@@ -272,23 +272,28 @@ impl Engine {
         let mut waits = 0;
         for (job, outcome) in jobs.into_iter().zip(outcomes) {
             let answer = match outcome {
-                PlaceOutcome::Accepted(accepted) => Answer::Placed(PlaceAnswer::Accepted(accepted)),
-                PlaceOutcome::Refused { reason } => Answer::Placed(PlaceAnswer::Refused { code: "refused", reason }),
+                PlaceOutcome::Accepted(answer) => accepted(answer),
+                PlaceOutcome::Refused { reason } => {
+                    Answer::Placed(PlaceAnswer::Refused { code: "refused", reason: clean(&reason) })
+                }
                 PlaceOutcome::Unavailable { reason } => {
                     waits += 1;
-                    Answer::Placed(PlaceAnswer::NotAccepted { until: self.back_off(job.setbacks), reason })
+                    Answer::Placed(PlaceAnswer::NotAccepted {
+                        until: self.back_off(job.setbacks),
+                        reason: clean(&reason),
+                    })
                 }
                 PlaceOutcome::RateLimited { retry_after } => {
                     waits += 1;
-                    let until = self.clock.now() + time_delta(retry_after);
+                    let until = self.now() + time_delta(retry_after);
                     Answer::Placed(PlaceAnswer::NotAccepted { until, reason: "the bureau limits the rate".to_owned() })
                 }
                 PlaceOutcome::Unknown { reason } => match (&job.attempt, self.bureau.placement()) {
                     (Some(_), Placement::IdempotentByReference) => {
-                        Answer::Later { until: self.back_off(job.setbacks), reason }
+                        Answer::Later { until: self.back_off(job.setbacks), reason: clean(&reason) }
                     }
-                    (Some(attempt), Placement::NotIdempotent) => self.look_for(&job, attempt, &reason).await,
-                    (None, _) => Answer::Placed(PlaceAnswer::InDoubt { reason }),
+                    (Some(attempt), Placement::NotIdempotent) => self.look_for(&job, attempt, &clean(&reason)).await,
+                    (None, _) => Answer::Placed(PlaceAnswer::InDoubt { reason: clean(&reason) }),
                 },
             };
             answers.push((job, answer));
@@ -304,12 +309,14 @@ impl Engine {
             .await
             .unwrap_or_else(|| FindOutcome::Unavailable { reason: "the look-up was not answered in time".to_owned() });
         match found {
-            FindOutcome::Found(accepted) => Answer::Placed(PlaceAnswer::Accepted(accepted)),
+            FindOutcome::Found(answer) => accepted(answer),
             FindOutcome::NotFound => {
                 Answer::Placed(PlaceAnswer::InDoubt { reason: format!("{reason}; the bureau does not find it") })
             }
             FindOutcome::CannotLook => Answer::Placed(PlaceAnswer::InDoubt { reason: reason.to_owned() }),
-            FindOutcome::Unavailable { reason } => Answer::Later { until: self.back_off(job.setbacks), reason },
+            FindOutcome::Unavailable { reason } => {
+                Answer::Later { until: self.back_off(job.setbacks), reason: clean(&reason) }
+            }
         }
     }
 
@@ -332,19 +339,19 @@ impl Engine {
         let mut answers = Vec::with_capacity(jobs.len());
         for (job, status) in jobs.into_iter().zip(statuses) {
             let answer = match status {
-                StatusOutcome::Known(status) => Answer::Status(status),
+                StatusOutcome::Known(status) => Answer::Status(cleaned(status)),
                 StatusOutcome::NotFound => Answer::StatusLater {
                     until: self.next_poll(),
                     reason: Some("the bureau does not know the order".to_owned()),
                 },
                 StatusOutcome::Unavailable { reason } => {
                     waits += 1;
-                    Answer::StatusLater { until: self.back_off(job.setbacks), reason: Some(reason) }
+                    Answer::StatusLater { until: self.back_off(job.setbacks), reason: Some(clean(&reason)) }
                 }
                 StatusOutcome::RateLimited { retry_after } => {
                     waits += 1;
                     Answer::StatusLater {
-                        until: self.clock.now() + time_delta(retry_after),
+                        until: self.now() + time_delta(retry_after),
                         reason: Some("the bureau limits the rate".to_owned()),
                     }
                 }
@@ -366,9 +373,11 @@ impl Engine {
             let answer = match sent {
                 NotifyOutcome::Sent => Answer::Ended { remark: "sent".to_owned(), noted: None },
                 NotifyOutcome::Refused { reason } => {
-                    Answer::Ended { remark: format!("not sent: {reason}"), noted: Some("message_not_sent") }
+                    Answer::Ended { remark: format!("not sent: {}", clean(&reason)), noted: Some("message_not_sent") }
                 }
-                NotifyOutcome::Unavailable { reason } => Answer::Later { until: self.back_off(job.setbacks), reason },
+                NotifyOutcome::Unavailable { reason } => {
+                    Answer::Later { until: self.back_off(job.setbacks), reason: clean(&reason) }
+                }
             };
             (job, answer)
         });
@@ -403,7 +412,7 @@ impl Engine {
                 answers.push((job, Answer::CustomDoubt { reason }));
                 continue;
             } else {
-                let attempt = (job.id, job.version, job.next_attempt(self.clock.now()));
+                let attempt = (job.id, job.version, job.next_attempt(self.now()));
                 let lease = self.settings.safe_lease();
                 let stored = self.repository.record_attempts(&[attempt], lease).await.during("storing an attempt")?;
                 match stored.into_iter().next() {
@@ -416,13 +425,17 @@ impl Engine {
                 .await
                 .unwrap_or_else(|| CustomOutcome::Unknown { reason: "no answer in time".to_owned() });
             let answer = match outcome {
-                CustomOutcome::Done { remark } => Answer::Ended { remark, noted: Some("job_done") },
-                CustomOutcome::Refused { reason } => Answer::Ended { remark: reason, noted: Some("job_refused") },
-                CustomOutcome::Unavailable { reason } => Answer::Later { until: self.back_off(job.setbacks), reason },
-                CustomOutcome::Unknown { reason } if performer.repeatable() => {
-                    Answer::Later { until: self.back_off(job.setbacks), reason }
+                CustomOutcome::Done { remark } => Answer::Ended { remark: clean(&remark), noted: Some("job_done") },
+                CustomOutcome::Refused { reason } => {
+                    Answer::Ended { remark: clean(&reason), noted: Some("job_refused") }
                 }
-                CustomOutcome::Unknown { reason } => Answer::CustomDoubt { reason },
+                CustomOutcome::Unavailable { reason } => {
+                    Answer::Later { until: self.back_off(job.setbacks), reason: clean(&reason) }
+                }
+                CustomOutcome::Unknown { reason } if performer.repeatable() => {
+                    Answer::Later { until: self.back_off(job.setbacks), reason: clean(&reason) }
+                }
+                CustomOutcome::Unknown { reason } => Answer::CustomDoubt { reason: clean(&reason) },
             };
             answers.push((job, answer));
         }
@@ -630,13 +643,13 @@ impl Engine {
     }
 
     fn next_poll(&self) -> DateTime<Utc> {
-        self.clock.now() + time_delta(self.settings.poll_interval)
+        self.now() + time_delta(self.settings.poll_interval)
     }
 
     /// When to try again after so many setbacks.
     fn back_off(&self, setbacks: u32) -> DateTime<Utc> {
         let wait = self.settings.back_off.saturating_mul(1 << setbacks.min(12)).min(Duration::from_secs(3600));
-        self.clock.now() + time_delta(wait)
+        self.now() + time_delta(wait)
     }
 }
 
@@ -673,6 +686,28 @@ fn is_waiting_for(card: &Card, job: &Job) -> bool {
     card.state() == CardState::Processing
         && card.busy.as_ref().is_some_and(|busy| busy.job == job.id)
         && matches!(job.state, JobState::Open | JobState::InDoubt)
+}
+
+/// A text from outside as it is kept: no control characters (some stores cannot hold NUL), at most 500 characters.
+fn clean(text: &str) -> String {
+    text.chars().take(500).map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
+}
+
+fn accepted(mut accepted: Accepted) -> Answer {
+    accepted.order_id = clean(&accepted.order_id);
+    accepted.card_id = accepted.card_id.as_deref().map(clean);
+    Answer::Placed(PlaceAnswer::Accepted(accepted))
+}
+
+fn cleaned(mut status: OrderStatus) -> OrderStatus {
+    status.order_id = clean(&status.order_id);
+    status.card_id = status.card_id.as_deref().map(clean);
+    status.text = clean(&status.text);
+    for read_out in &mut status.read_outs {
+        read_out.technology = clean(&read_out.technology);
+        read_out.value = clean(&read_out.value);
+    }
+    status
 }
 
 fn time_delta(duration: Duration) -> TimeDelta {

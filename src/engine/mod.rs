@@ -244,7 +244,7 @@ impl Engine {
         }
         let items = self.load(process.needs(), std::slice::from_ref(object), &BTreeMap::new()).await?;
         for item in items {
-            if let Err(refusal) = guard(definition, &enabled, &item, self.clock.now()) {
+            if let Err(refusal) = guard(definition, &enabled, &item, self.now()) {
                 reasons.push(refusal);
             } else if let Some(user) = item.user.as_ref().filter(|user| !user.is_active() && item.card.is_none()) {
                 reasons.push(Refusal::new(
@@ -256,9 +256,15 @@ impl Engine {
         Ok(reasons)
     }
 
+    /// The time now, to the microsecond, which is what stores keep.
+    fn now(&self) -> chrono::DateTime<chrono::Utc> {
+        use chrono::SubsecRound as _;
+        self.clock.now().trunc_subsecs(6)
+    }
+
     /// The circumstances of a change that this engine makes now.
     fn stamp<'a>(&'a self, actor: &'a Actor, process: &'a SymbolicName, run: Option<RunId>) -> Stamp<'a> {
-        Stamp { at: self.clock.now(), actor: &actor.id, process, run, key: &self.key }
+        Stamp { at: self.now(), actor: &actor.id, process, run, key: &self.key }
     }
 
     /// An outside call with a time-out by the engine's clock; `None` if the time was up first.

@@ -230,7 +230,7 @@ impl Engine {
         let ids = self.next_ids(&mut source, limit).await?;
         let needs = crate::process::Needs::nothing().user();
         let items = self.load(needs, &ids, &BTreeMap::new()).await?;
-        let now = self.clock.now();
+        let now = self.now();
         let found = items
             .into_iter()
             .map(|item| {
