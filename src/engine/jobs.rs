@@ -533,7 +533,12 @@ impl Engine {
                 self.next_poll(),
                 stamp,
             ),
-            (Answer::Placed(PlaceAnswer::Accepted(accepted)), _) => return late(&job, card, &accepted.order_id, stamp),
+            (Answer::Placed(PlaceAnswer::Accepted(accepted)), _) => {
+                let (mut changes, outcome) = late(&job, card, &accepted.order_id, stamp);
+                // Stored only if the job is as it was when the order was sent; else it is loaded and judged again.
+                changes.jobs.push(job);
+                return (changes, outcome);
+            }
             (Answer::LateAcceptance { order_id }, _) => return late(&job, card, order_id, stamp),
             (Answer::Placed(_) | Answer::Status(_) | Answer::Superseded, _) => return superseded(job, card.as_ref()),
             _ => return self.apply_to_job(job, card, answer, stamp),
@@ -623,8 +628,11 @@ impl Engine {
         let before = std::mem::take(answers);
         for (sent, answer) in before {
             let Some(job) = stored.remove(&sent.id) else { continue };
+            // An acceptance also answers a job that waits to be sent again and has not been: it need not be any more.
+            let accepted = matches!(answer, Answer::Placed(PlaceAnswer::Accepted(_)));
             let waits = match job.state {
-                JobState::Open | JobState::InDoubt => job.attempt == sent.attempt,
+                JobState::Open => job.attempt == sent.attempt || (accepted && job.attempt.is_none()),
+                JobState::InDoubt => job.attempt == sent.attempt,
                 JobState::Done | JobState::Cancelled => false,
             };
             // Our own commit may have been stored although its answer was lost: then there is nothing more to do.

@@ -352,12 +352,15 @@ impl Engine {
             Selection::Ids(ids) if ids.is_empty() && !needs_none => {
                 Err(AnswerError::NothingSelected { allowed: allowed() }.into())
             }
-            Selection::Ids(ids) => match ids.iter().find(|id| !takes.contains(&id.kind())) {
-                Some(wrong) => {
-                    Err(AnswerError::WrongKind { found: wrong.kind().to_string(), allowed: allowed() }.into())
+            // New objects cannot be ticked: how many are made is answered in the form.
+            Selection::Ids(ids) => {
+                match ids.iter().find(|id| id.kind() == ItemKind::New || !takes.contains(&id.kind())) {
+                    Some(wrong) => {
+                        Err(AnswerError::WrongKind { found: wrong.kind().to_string(), allowed: allowed() }.into())
+                    }
+                    None => Ok(()),
                 }
-                None => Ok(()),
-            },
+            }
             Selection::All(filter) if !takes.contains(&filter.kind()) => {
                 Err(AnswerError::WrongKind { found: filter.kind().to_string(), allowed: allowed() }.into())
             }
@@ -478,13 +481,13 @@ impl Source {
             Self::Listed { left, total }
         };
         match selection {
-            Selection::Ids(ids) => {
+            Selection::Ids(ids) if !ids.is_empty() => {
                 let mut seen = BTreeSet::new();
                 listed(ids.into_iter().filter(|id| seen.insert(id.clone())).collect())
             }
             Selection::All(filter) => Self::all(filter),
-            Selection::Nothing if !jobs.is_empty() => Self::DueJobs(jobs.to_vec()),
-            Selection::Nothing => {
+            Selection::Nothing | Selection::Ids(_) if !jobs.is_empty() => Self::DueJobs(jobs.to_vec()),
+            Selection::Nothing | Selection::Ids(_) => {
                 let amount = answers.get(Form::AMOUNT).and_then(|amount| amount.parse().ok()).unwrap_or(1);
                 listed((1..=amount).map(ItemId::New).collect())
             }

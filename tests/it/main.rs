@@ -1,8 +1,17 @@
 //! The integration tests: one binary, one module a subject.
 
+mod approval;
 mod conformance;
+mod doubts;
+mod nouns;
 mod office;
 mod options;
 mod ordering;
+mod runs;
 mod simulator;
 mod sqlite;
+mod states;
+mod status;
+mod temporary;
+mod tidy;
+mod watched;

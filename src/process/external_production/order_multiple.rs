@@ -1,6 +1,6 @@
 use super::{
-    PACKAGE, chosen_production_type, copy_user, decide_order, known_name, open_order_key, production_type_field,
-    require_active, require_no_open_order, validity,
+    PACKAGE, PRODUCTION_TYPE, chosen_production_type, copy_user, decide_order, known_name, open_order_key,
+    production_type_field, require_active, require_no_open_order, validity,
 };
 use crate::approval::ApprovalRequest;
 use crate::card::{Card, CardKind, CardState, Route};
@@ -107,10 +107,12 @@ fn ask_for_approval(
     let holder =
         card.holder.clone().ok_or_else(|| Refusal::not_found(&crate::process::ItemId::Card(card.id), "holder"))?;
     let id = RequestId::derive(context.run, key, "request");
+    let mut choices = context.answers.clone();
+    choices.extend(card.production_type.clone().map(|chosen| (PRODUCTION_TYPE.to_owned(), chosen)));
     let (request, opened) = ApprovalRequest::open(
         id,
         card.route(),
-        context.answers.clone(),
+        choices,
         card.id,
         holder,
         context.actor.clone(),

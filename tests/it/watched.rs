@@ -1,0 +1,252 @@
+//! Parts of an office that tests look over the shoulder of: a store that counts its calls and lets a test act at the moment
+//! of a commit, a bureau that lets a test act while an order is being sent, and a second engine on the same store.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use cardwright::adapters::memory::MemoryRepository;
+use cardwright::adapters::simulator::{SimulatedBureau, SimulatedClock};
+use cardwright::host::{
+    CardOrder, CardQuery, CardRepository, ClaimRequest, CommitError, FeedPage, FindOutcome, GoCardsProvider, JobQuery,
+    OrderStatus, PlaceOutcome, Placement, RepositoryError, RequestQuery, StatusOutcome,
+};
+use cardwright::{
+    ApprovalRequest, Attempt, Card, CardId, CardState, ChangeSet, EngineBuilder, HistoryEntry, Job, JobId, ObjectId,
+    Record, RequestId, Reservation, UserId,
+};
+
+use crate::office::{Office, clock};
+
+type Hook = Box<dyn FnOnce() + Send>;
+
+/// What a test did at a certain moment, on a thread of its own so that it may run an engine.
+fn act(hook: Option<Hook>) {
+    if let Some(hook) = hook {
+        std::thread::spawn(hook).join().expect("what the test does at that moment works");
+    }
+}
+
+/// A store that counts, and fails or waits where a test wants it.
+pub(crate) struct Watched {
+    inner: MemoryRepository,
+    calls: Mutex<BTreeMap<&'static str, u64>>,
+    before_commit: Mutex<VecDeque<Hook>>,
+    failures: Mutex<VecDeque<Option<RepositoryError>>>,
+}
+
+impl Watched {
+    pub(crate) fn new(inner: MemoryRepository) -> Arc<Self> {
+        Arc::new(Self { inner, calls: Mutex::default(), before_commit: Mutex::default(), failures: Mutex::default() })
+    }
+
+    /// Does this right before the next commit of cards; called again, before the one after it.
+    pub(crate) fn before_commit(&self, hook: impl FnOnce() + Send + 'static) {
+        self.before_commit.lock().unwrap().push_back(Box::new(hook));
+    }
+
+    /// What becomes of the next commits of cards: `None` lets one through.
+    pub(crate) fn fail_commits(&self, failures: impl IntoIterator<Item = Option<RepositoryError>>) {
+        self.failures.lock().unwrap().extend(failures);
+    }
+
+    /// The calls so far, and forgets them.
+    pub(crate) fn take_calls(&self) -> BTreeMap<&'static str, u64> {
+        std::mem::take(&mut *self.calls.lock().unwrap())
+    }
+
+    fn count(&self, call: &'static str) {
+        *self.calls.lock().unwrap().entry(call).or_default() += 1;
+    }
+}
+
+#[async_trait]
+impl CardRepository for Watched {
+    async fn commit(&self, changes: &ChangeSet) -> Result<(), CommitError> {
+        let numbers = changes.cards.is_empty() && changes.records.iter().any(|r| r.key.starts_with("numbers/"));
+        self.count(if numbers { "number draw" } else { "commit" });
+        if !changes.cards.is_empty() {
+            let hook = self.before_commit.lock().unwrap().pop_front();
+            act(hook);
+            let failure = self.failures.lock().unwrap().pop_front().flatten();
+            if let Some(failure) = failure {
+                return Err(failure.into());
+            }
+        }
+        self.inner.commit(changes).await
+    }
+
+    async fn cards(&self, ids: &[CardId]) -> Result<Vec<Card>, RepositoryError> {
+        self.count("cards");
+        self.inner.cards(ids).await
+    }
+
+    async fn card_page(
+        &self,
+        query: &CardQuery,
+        after: Option<CardId>,
+        limit: usize,
+    ) -> Result<Vec<Card>, RepositoryError> {
+        self.count("card_page");
+        self.inner.card_page(query, after, limit).await
+    }
+
+    async fn cards_of(&self, holders: &[UserId], states: &[CardState]) -> Result<Vec<Card>, RepositoryError> {
+        self.count("cards_of");
+        self.inner.cards_of(holders, states).await
+    }
+
+    async fn requests(&self, ids: &[RequestId]) -> Result<Vec<ApprovalRequest>, RepositoryError> {
+        self.count("requests");
+        self.inner.requests(ids).await
+    }
+
+    async fn request_page(
+        &self,
+        query: &RequestQuery,
+        after: Option<RequestId>,
+        limit: usize,
+    ) -> Result<Vec<ApprovalRequest>, RepositoryError> {
+        self.count("request_page");
+        self.inner.request_page(query, after, limit).await
+    }
+
+    async fn records(&self, keys: &[String]) -> Result<Vec<Record>, RepositoryError> {
+        let numbers = keys.iter().all(|key| key.starts_with("numbers/"));
+        self.count(if numbers { "number look" } else { "records" });
+        self.inner.records(keys).await
+    }
+
+    async fn reservations(&self, keys: &[String]) -> Result<Vec<Reservation>, RepositoryError> {
+        self.count("reservations");
+        self.inner.reservations(keys).await
+    }
+
+    async fn jobs(&self, ids: &[JobId]) -> Result<Vec<Job>, RepositoryError> {
+        self.count("jobs");
+        self.inner.jobs(ids).await
+    }
+
+    async fn job_page(
+        &self,
+        query: &JobQuery,
+        after: Option<JobId>,
+        limit: usize,
+    ) -> Result<Vec<Job>, RepositoryError> {
+        self.count("job_page");
+        self.inner.job_page(query, after, limit).await
+    }
+
+    async fn claim(&self, request: &ClaimRequest) -> Result<Vec<Job>, RepositoryError> {
+        self.count("claim");
+        self.inner.claim(request).await
+    }
+
+    async fn renew(&self, jobs: &[(JobId, u64)], lease: Duration) -> Result<Vec<JobId>, RepositoryError> {
+        self.count("renew");
+        self.inner.renew(jobs, lease).await
+    }
+
+    async fn release(&self, jobs: &[(JobId, u64)]) -> Result<(), RepositoryError> {
+        self.count("release");
+        self.inner.release(jobs).await
+    }
+
+    async fn record_attempts(
+        &self,
+        attempts: &[(JobId, u64, Attempt)],
+        lease: Duration,
+    ) -> Result<Vec<Job>, RepositoryError> {
+        self.count("record_attempts");
+        self.inner.record_attempts(attempts, lease).await
+    }
+
+    async fn history(&self, object: &ObjectId, after: u64, limit: usize) -> Result<Vec<HistoryEntry>, RepositoryError> {
+        self.count("history");
+        self.inner.history(object, after, limit).await
+    }
+
+    async fn changes_since(&self, cursor: Option<&str>, limit: usize) -> Result<FeedPage, RepositoryError> {
+        self.count("changes_since");
+        self.inner.changes_since(cursor, limit).await
+    }
+}
+
+/// A bureau that says what a test wants once, and otherwise what the simulated one says.
+#[derive(Clone)]
+pub(crate) struct TestBureau {
+    inner: SimulatedBureau,
+    after_place: Arc<Mutex<VecDeque<Hook>>>,
+    statuses: Arc<Mutex<VecDeque<OrderStatus>>>,
+}
+
+impl TestBureau {
+    pub(crate) fn new(inner: SimulatedBureau) -> Self {
+        Self { inner, after_place: Arc::default(), statuses: Arc::default() }
+    }
+
+    /// Does this once the bureau has taken the next call, before its answer arrives.
+    pub(crate) fn before_answer(&self, hook: impl FnOnce() + Send + 'static) {
+        self.after_place.lock().unwrap().push_back(Box::new(hook));
+    }
+
+    /// Answers the next question for a status with this.
+    pub(crate) fn next_status(&self, status: OrderStatus) {
+        self.statuses.lock().unwrap().push_back(status);
+    }
+}
+
+#[async_trait]
+impl GoCardsProvider for TestBureau {
+    fn placement(&self) -> Placement {
+        self.inner.placement()
+    }
+
+    async fn place(&self, orders: &[CardOrder]) -> Vec<PlaceOutcome> {
+        let answers = self.inner.place(orders).await;
+        let hook = self.after_place.lock().unwrap().pop_front();
+        act(hook);
+        answers
+    }
+
+    async fn status(&self, order_ids: &[String]) -> Vec<StatusOutcome> {
+        let answers = self.inner.status(order_ids).await;
+        let mut statuses = self.statuses.lock().unwrap();
+        answers.into_iter().map(|answer| statuses.pop_front().map_or(answer, StatusOutcome::Known)).collect()
+    }
+
+    async fn find(&self, reference: &str) -> FindOutcome {
+        self.inner.find(reference).await
+    }
+}
+
+/// A store in memory with its clock.
+pub(crate) fn store() -> (MemoryRepository, SimulatedClock) {
+    let clock = clock();
+    (MemoryRepository::new(Arc::new(clock.clone())), clock)
+}
+
+/// Another engine on the same store, with the same bureau, users and mail, and whatever the closure changes.
+pub(crate) fn second(
+    office: &Office,
+    repository: impl CardRepository,
+    change: impl FnOnce(EngineBuilder) -> EngineBuilder,
+) -> Office {
+    let other = Office::on(repository, office.clock.clone(), |builder| {
+        change(
+            builder
+                .users(office.users.clone())
+                .bureau(office.bureau.clone())
+                .notifier(office.mail.clone())
+                .worker("second"),
+        )
+    });
+    Office { bureau: office.bureau.clone(), users: office.users.clone(), mail: office.mail.clone(), ..other }
+}
+
+/// The only job of this kind that is open, in doubt, or whatever it is.
+pub(crate) fn jobs(office: &Office, kind: cardwright::JobKind) -> Vec<Job> {
+    let query = JobQuery { kinds: vec![kind], states: Vec::new() };
+    futures::executor::block_on(office.engine.job_page(&query, None, 1000)).expect("jobs can be listed")
+}
