@@ -6,30 +6,21 @@
 //! happened is put *in doubt* for a person, never guessed.
 //!
 //! ```
+//! use std::sync::Arc;
+//!
 //! use cardwright::adapters::memory::{MemoryRepository, MemoryUsers, RecordingNotifier};
+//! use cardwright::adapters::simulator::SimulatedBureau;
 //! use cardwright::host::{AllowAll, SystemClock};
 //! use cardwright::process::{Answer, Filter, HouseRules};
 //! use cardwright::{Actor, ActorId, CardElement, Engine, ProductionType, Role, User, UserId, UserState};
-//! # use cardwright::host::*;
-//! # struct Bureau;
-//! # #[async_trait::async_trait]
-//! # impl GoCardsProvider for Bureau {
-//! #     fn placement(&self) -> Placement { Placement::NotIdempotent }
-//! #     async fn place(&self, orders: &[CardOrder]) -> Vec<PlaceOutcome> {
-//! #         orders.iter().map(|_| PlaceOutcome::Refused { reason: "closed".to_owned() }).collect()
-//! #     }
-//! #     async fn status(&self, ids: &[String]) -> Vec<StatusOutcome> { vec![StatusOutcome::NotFound; ids.len()] }
-//! #     async fn find(&self, _: &str) -> FindOutcome { FindOutcome::CannotLook }
-//! # }
-//! # let bureau = Bureau;
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> { futures::executor::block_on(async {
 //! let ann = User::new(UserId::new("ann")?, UserState::Active, [("commonName".to_owned(), "Ann".to_owned())]);
 //! let badge = ProductionType::new("standard", "ART-1").element(CardElement::required("NAME", "commonName", 40));
 //! let engine = Engine::builder()
-//!     .repository(MemoryRepository::new(std::sync::Arc::new(SystemClock)))
+//!     .repository(MemoryRepository::new(Arc::new(SystemClock)))
 //!     .users(MemoryUsers::new([ann]))
-//!     .bureau(bureau)
+//!     .bureau(SimulatedBureau::new(1, Arc::new(SystemClock)))
 //!     .notifier(RecordingNotifier::new())
 //!     .access(AllowAll)
 //!     .rules(HouseRules::new().production_type(badge))
@@ -122,3 +113,8 @@ pub use job::{Attempt, Claim, Job, JobKind, JobState, Message, MessageKind, Reci
 pub use production_type::{CardElement, EMAIL, ElementError, ProductionType, UserToCardMap};
 pub use state_graph::{State, StateGraph, TransitionError};
 pub use user::{User, UserState, user_graph};
+
+/// The examples of the README, so that they are compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
