@@ -30,7 +30,7 @@ pub enum Role {
 
 impl fmt::Display for Role {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+        f.pad(match self {
             Self::Operator => "operator",
             Self::Approver => "approver",
             Self::CardProductionAdministrator => "card production administrator",

@@ -144,7 +144,7 @@ impl State for CardState {
 
 impl fmt::Display for CardState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
+        f.pad(self.name())
     }
 }
 

@@ -51,7 +51,7 @@ impl State for CertificateState {
 
 impl fmt::Display for CertificateState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
+        f.pad(self.name())
     }
 }
 

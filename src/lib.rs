@@ -110,7 +110,7 @@ pub use error::Error;
 pub use history::{ChainError, ChainHead, ChainKey, Digest, HistoryEntry, ObjectId, Stamp, Why, verify_chain};
 pub use id::{ActorId, CardId, CertificateId, InvalidId, JobId, MessageId, RequestId, RunId, SymbolicName, UserId};
 pub use job::{Attempt, Claim, Job, JobKind, JobState, Message, MessageKind, Recipient, Task};
-pub use production_type::{CardElement, EMAIL, ElementError, ProductionType, UserToCardMap};
+pub use production_type::{AttributeError, CardElement, EMAIL, ElementError, ProductionType, UserToCardMap};
 pub use state_graph::{State, StateGraph, TransitionError};
 pub use user::{User, UserState, user_graph};
 

@@ -180,8 +180,27 @@ impl Default for UserToCardMap {
 pub const EMAIL: &str = "email";
 
 impl UserToCardMap {
+    /// The greatest length of a value that is copied, in characters.
+    pub const MAX_LENGTH: usize = 1024;
+
     /// Copies what the mapping names from the user onto the card; attributes that the user does not have are removed.
-    pub fn copy(&self, user: &BTreeMap<String, String>, card: &mut Card) {
+    /// Attributes that the mapping does not name are not looked at.
+    ///
+    /// # Errors
+    /// [`AttributeError`] for the first value that cannot be kept: not every store takes NUL, and no card shows a page of
+    /// text. The card is unchanged then.
+    pub fn copy(&self, user: &BTreeMap<String, String>, card: &mut Card) -> Result<(), AttributeError> {
+        for (from, _) in &self.attributes {
+            let Some(value) = user.get(from) else { continue };
+            if value.contains('\0') {
+                return Err(AttributeError::Nul { attribute: from.clone() });
+            }
+            // A text is no longer in characters than in bytes.
+            let found = if value.len() > Self::MAX_LENGTH { value.chars().count() } else { 0 };
+            if found > Self::MAX_LENGTH {
+                return Err(AttributeError::TooLong { attribute: from.clone(), found, allowed: Self::MAX_LENGTH });
+            }
+        }
         for (from, to) in &self.attributes {
             match user.get(from) {
                 Some(value) => drop(card.attributes.insert(to.clone(), value.clone())),
@@ -189,5 +208,28 @@ impl UserToCardMap {
             }
         }
         card.searchable = self.searchable.iter().cloned().collect();
+        Ok(())
     }
+}
+
+/// A user attribute that cannot be copied onto a card. Names the attribute, never its value.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum AttributeError {
+    /// The value holds the character NUL.
+    #[error("user attribute `{attribute}` contains NUL; a text without NUL is allowed")]
+    Nul {
+        /// The user attribute.
+        attribute: String,
+    },
+    /// The value is longer than a card keeps.
+    #[error("user attribute `{attribute}` has {found} characters; at most {allowed} are allowed")]
+    TooLong {
+        /// The user attribute.
+        attribute: String,
+        /// The length found, in characters.
+        found: usize,
+        /// The greatest length allowed.
+        allowed: usize,
+    },
 }

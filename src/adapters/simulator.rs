@@ -519,6 +519,21 @@ impl SimulatedBureau {
         order.map(|order| order.set = Some((text.into(), now))).is_some()
     }
 
+    /// Takes an order on its books that it accepted at an earlier time, such as the bureau of an earlier process, so that
+    /// it goes on with it. Without effect if it knows the order id.
+    ///
+    /// The order's course is drawn from its order id; what was on the card is not known any more.
+    pub fn remember(&self, order_id: impl Into<String>, accepted: DateTime<Utc>) {
+        let order_id = order_id.into();
+        let mut books = self.lock();
+        if !books.by_order_id.contains_key(&order_id) {
+            let mut dice = SplitMix64::of(self.seed, "course", &order_id, 0);
+            let course = Course::draw(&books.behaviour, accepted, &mut dice);
+            let order = CardOrder::new(order_id.clone(), "");
+            books.enter(Placed::new(order_id, &order, accepted, course));
+        }
+    }
+
     /// Everything that it ever accepted, in that order, with the status of now.
     pub fn ledger(&self) -> Vec<LedgerEntry> {
         let now = self.clock.now();
@@ -661,25 +676,21 @@ impl Books {
             return earlier.accepted(&self.behaviour);
         }
         let mut dice = SplitMix64::of(seed, "course", &order.reference, under_reference.len() as u64);
-        let placed = Placed {
-            order_id: format!("GC-{:06}", self.orders.len() + 1),
-            reference: order.reference.clone(),
-            article: order.article.clone(),
-            elements: order.elements.clone(),
-            email: order.email.clone(),
-            address_key: order.address_key.clone(),
-            photo_bytes: order.photo.as_ref().map(Vec::len),
-            at: now,
-            course: Course::draw(&self.behaviour, now, &mut dice),
-            set: None,
-            reads: 0,
-            told: None,
-        };
+        // Orders that it remembers may have taken ids already.
+        let free = |number: &usize| !self.by_order_id.contains_key(&order_id(*number));
+        let number = (self.orders.len() + 1..).find(free).unwrap_or_default();
+        let course = Course::draw(&self.behaviour, now, &mut dice);
+        let placed = Placed::new(order_id(number), order, now, course);
         let accepted = placed.accepted(&self.behaviour);
-        under_reference.push(self.orders.len());
-        self.by_order_id.insert(placed.order_id.clone(), self.orders.len());
-        self.orders.push(placed);
+        self.enter(placed);
         accepted
+    }
+
+    fn enter(&mut self, placed: Placed) {
+        let place = self.orders.len();
+        self.by_reference.entry(placed.reference.clone()).or_default().push(place);
+        self.by_order_id.insert(placed.order_id.clone(), place);
+        self.orders.push(placed);
     }
 
     fn read(&mut self, seed: u64, order_id: &str, now: DateTime<Utc>) -> StatusOutcome {
@@ -869,6 +880,23 @@ impl Course {
 }
 
 impl Placed {
+    fn new(order_id: String, order: &CardOrder, at: DateTime<Utc>, course: Course) -> Self {
+        Self {
+            order_id,
+            reference: order.reference.clone(),
+            article: order.article.clone(),
+            elements: order.elements.clone(),
+            email: order.email.clone(),
+            address_key: order.address_key.clone(),
+            photo_bytes: order.photo.as_ref().map(Vec::len),
+            at,
+            course,
+            set: None,
+            reads: 0,
+            told: None,
+        }
+    }
+
     /// The bureau's id of the only card in the order.
     fn card_id(&self) -> String {
         format!("{}-1", self.order_id)
@@ -924,6 +952,10 @@ impl Placed {
         steps.retain(|step| *step <= now && course.text(*step) != course.text(now));
         steps.into_iter().max().unwrap_or(now)
     }
+}
+
+fn order_id(number: usize) -> String {
+    format!("GC-{number:06}")
 }
 
 fn without_zone(at: DateTime<Utc>) -> NaiveDateTime {

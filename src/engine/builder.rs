@@ -258,7 +258,7 @@ impl EngineSettings {
 
     /// The lease that claims really get: it outlasts a call and what follows it.
     pub(crate) fn safe_lease(&self) -> Duration {
-        self.lease.max(self.call_time_out * 2)
+        self.lease.max(self.call_time_out.saturating_mul(2))
     }
 }
 

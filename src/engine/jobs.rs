@@ -40,6 +40,8 @@ pub(super) struct Performed {
     pub(super) outcomes: Vec<(JobId, Outcome)>,
     /// Whether the outside asked not to be called for now.
     pub(super) halted: bool,
+    /// What went wrong on our side. What came before it is done.
+    pub(super) failed: Option<Error>,
 }
 
 /// Who performs, for the history.
@@ -95,13 +97,13 @@ impl Engine {
         actor: &Actor,
         process: &SymbolicName,
         run: Option<RunId>,
-    ) -> Result<Performed, Error> {
+    ) -> Performed {
         let by = By { actor, process, run };
         let mut kinds: BTreeMap<JobKind, Vec<Job>> = BTreeMap::new();
         for job in jobs {
             kinds.entry(job.kind()).or_default().push(job);
         }
-        let mut performed = Performed { outcomes: Vec::new(), halted: false };
+        let mut performed = Performed { outcomes: Vec::new(), halted: false, failed: None };
         for (kind, jobs) in kinds {
             let size = match kind {
                 JobKind::PlaceOrder => self.settings.orders_per_call,
@@ -130,14 +132,15 @@ impl Engine {
                         // What was sent has a newer version and stays claimed; the rest need not wait for its lease to end.
                         let left = claims.into_iter().chain(jobs.map(|job| (job.id, job.version))).collect();
                         self.release(left).await;
-                        return Err(error);
+                        performed.failed = Some(error);
+                        return performed;
                     }
                 };
             }
             performed.halted |= halted;
             self.release(jobs.map(|job| (job.id, job.version)).collect()).await;
         }
-        Ok(performed)
+        performed
     }
 
     /// Releases claims. If that fails, they end with their leases.
@@ -701,8 +704,14 @@ fn clean(text: &str) -> String {
     text.chars().take(500).map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
+/// An acceptance; in doubt if its order id is none: under an altered one, another's order could be read.
 fn accepted(mut accepted: Accepted) -> Answer {
-    accepted.order_id = clean(&accepted.order_id);
+    let id = &accepted.order_id;
+    if id.trim().is_empty() || *id != clean(id) {
+        let found: String = id.chars().take(100).collect();
+        let reason = format!("the bureau accepted it under {found:?}, which is no order id");
+        return Answer::Placed(PlaceAnswer::InDoubt { reason });
+    }
     accepted.card_id = accepted.card_id.as_deref().map(clean);
     Answer::Placed(PlaceAnswer::Accepted(accepted))
 }
@@ -719,5 +728,6 @@ fn cleaned(mut status: OrderStatus) -> OrderStatus {
 }
 
 fn time_delta(duration: Duration) -> TimeDelta {
-    TimeDelta::from_std(duration).unwrap_or(TimeDelta::days(36_500))
+    let most = TimeDelta::days(36_500);
+    TimeDelta::from_std(duration).map_or(most, |delta| delta.min(most))
 }

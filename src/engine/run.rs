@@ -227,7 +227,7 @@ impl Engine {
         let enabled = self.slots().await?.of(definition);
         let mut source = Source::all(filter.clone());
         source.resume_at(cursor)?;
-        let ids = self.next_ids(&mut source, limit).await?;
+        let ids = self.next_ids(&mut source, limit.max(1)).await?;
         let needs = crate::process::Needs::nothing().user();
         let items = self.load(needs, &ids, &BTreeMap::new()).await?;
         let now = self.now();
@@ -349,18 +349,18 @@ impl Engine {
         match selection {
             Selection::Nothing if needs_none => Ok(()),
             Selection::Nothing => Err(AnswerError::NothingSelected { allowed: allowed() }.into()),
-            Selection::Ids(ids) if ids.is_empty() && !needs_none => {
-                Err(AnswerError::NothingSelected { allowed: allowed() }.into())
+            Selection::Ids(ids) if ids.is_empty() => Err(AnswerError::NothingSelected { allowed: allowed() }.into()),
+            // New objects are asked for by an amount, which is checked; by number there could be any number of them.
+            Selection::Ids(ids) if ids.iter().any(|id| id.kind() == ItemKind::New) => {
+                let allowed = if takes == [ItemKind::New] { "an amount of them".to_owned() } else { allowed() };
+                Err(AnswerError::WrongKind { found: "new objects by number".to_owned(), allowed }.into())
             }
-            // New objects cannot be ticked: how many are made is answered in the form.
-            Selection::Ids(ids) => {
-                match ids.iter().find(|id| id.kind() == ItemKind::New || !takes.contains(&id.kind())) {
-                    Some(wrong) => {
-                        Err(AnswerError::WrongKind { found: wrong.kind().to_string(), allowed: allowed() }.into())
-                    }
-                    None => Ok(()),
+            Selection::Ids(ids) => match ids.iter().find(|id| !takes.contains(&id.kind())) {
+                Some(wrong) => {
+                    Err(AnswerError::WrongKind { found: wrong.kind().to_string(), allowed: allowed() }.into())
                 }
-            }
+                None => Ok(()),
+            },
             Selection::All(filter) if !takes.contains(&filter.kind()) => {
                 Err(AnswerError::WrongKind { found: filter.kind().to_string(), allowed: allowed() }.into())
             }
@@ -374,7 +374,7 @@ impl Engine {
         let searchable = &self.rules.user_to_card.searchable;
         match query.text.iter().find(|text| text.name != Card::NUMBER && !searchable.contains(&text.name)) {
             Some(text) => Err(AnswerError::NotSearchable {
-                found: text.name.clone(),
+                found: text.name.chars().take(100).collect(),
                 allowed: format!("{}, {}", Card::NUMBER, searchable.join(", ")),
             }
             .into()),
@@ -565,20 +565,21 @@ impl Execution<'_> {
     /// Does the next chunk and gives the outcome of each of its items; `None` when there is nothing more to do.
     ///
     /// When the store or the directory fails, the items at hand are given back as refused with
-    /// [`RefusalCode::Store`], [`Report::interrupted`] says why, and the run can be continued under the same run id.
+    /// [`RefusalCode::Store`], [`Report::interrupted`] says why, and the run can be continued under the same run id. What is
+    /// left of a list is then given back likewise, or with [`RefusalCode::Stopped`] when the run was stopped.
     ///
     /// # Errors
     /// None of its own: failures are part of the report. Kept as a `Result` so that hosts handle what later releases add.
     #[tracing::instrument(skip_all, fields(run = %self.id, process = %self.record.process))]
     pub async fn next_chunk(&mut self) -> Result<Option<Vec<(ItemId, Outcome)>>, Error> {
         if self.ended {
-            return Ok(None);
+            return Ok(self.rest());
         }
         if self.stop.is_stopped() {
             self.interrupt(Interruption::Stopped);
-            return Ok(None);
+            return Ok(self.rest());
         }
-        let chunk = self.engine.settings.chunk;
+        let chunk = self.engine.settings.chunk.max(1);
         let outcomes = if let Source::DueJobs(kinds) = &self.source {
             let kinds = kinds.clone();
             self.due_jobs(kinds).await
@@ -603,9 +604,27 @@ impl Execution<'_> {
             }
             Err(error) => {
                 self.interrupt(Interruption::Failed(with_causes(&error)));
-                Ok(None)
+                Ok(self.rest())
             }
         }
+    }
+
+    /// After an interruption: what is left of a list, a chunk at a time, so that every item has an outcome. What is left
+    /// of "all that match" nobody knows yet.
+    fn rest(&mut self) -> Option<Vec<(ItemId, Outcome)>> {
+        let refusal = match self.report.interrupted.as_ref()? {
+            Interruption::Stopped => Refusal::new(RefusalCode::Stopped, "the run was stopped before this item"),
+            Interruption::Failed(words) => {
+                Refusal::new(RefusalCode::Store, format!("the run was interrupted before this item: {words}"))
+            }
+        };
+        let Source::Listed { left, .. } = &mut self.source else { return None };
+        let count = self.engine.settings.chunk.max(1).min(left.len());
+        let outcomes: Vec<_> = left.drain(..count).map(|id| (id, Outcome::Refused(refusal.clone()))).collect();
+        for (_, outcome) in &outcomes {
+            self.report.count(outcome);
+        }
+        (!outcomes.is_empty()).then_some(outcomes)
     }
 
     /// Does all that is left and gives the report.
@@ -659,9 +678,12 @@ impl Execution<'_> {
         if jobs.is_empty() {
             return Ok(Vec::new());
         }
-        let performed = engine.perform(jobs, &self.actor, &self.record.process, Some(self.id)).await?;
+        let performed = engine.perform(jobs, &self.actor, &self.record.process, Some(self.id)).await;
         // The bureau is not to be asked any more: what is left waits for the next sync.
         self.ended |= performed.halted;
+        if let Some(error) = performed.failed {
+            self.interrupt(Interruption::Failed(with_causes(&error)));
+        }
         Ok(performed.outcomes.into_iter().map(|(job, outcome)| (ItemId::Job(job), outcome)).collect())
     }
 
@@ -862,11 +884,23 @@ impl Execution<'_> {
             match outcome {
                 Err(CommitError::Store(RepositoryError::OutcomeUnknown { .. })) => {
                     outcome = self.engine.repository.commit(changes).await;
+                    if matches!(outcome, Err(CommitError::Conflicts(_))) && self.is_stored(changes).await {
+                        return Ok(());
+                    }
                 }
                 known => return known,
             }
         }
         outcome
+    }
+
+    /// Whether everything that a change set takes is held as it says. Each item takes a key of its own, and a commit is all
+    /// or nothing: if all are held, it was stored.
+    async fn is_stored(&self, changes: &ChangeSet) -> bool {
+        let keys: Vec<String> = changes.takes.iter().map(|taken| taken.key.clone()).collect();
+        let held = self.engine.repository.reservations(&keys).await.unwrap_or_default();
+        let held: BTreeSet<&Reservation> = held.iter().collect();
+        !changes.takes.is_empty() && changes.takes.iter().all(|taken| held.contains(taken))
     }
 
     /// Adds the run itself to its first commit.
@@ -917,17 +951,15 @@ impl Execution<'_> {
                 return Ok(());
             }
         };
-        match engine.perform(jobs, &self.actor, &self.record.process, Some(self.id)).await {
-            Ok(performed) => {
-                for (job, outcome) in performed.outcomes {
-                    if let Some(place) = places.get(&job) {
-                        chunk.outcomes[*place] = Some(outcome);
-                    }
-                }
-                Ok(())
+        let performed = engine.perform(jobs, &self.actor, &self.record.process, Some(self.id)).await;
+        for (job, outcome) in performed.outcomes {
+            // Where nothing came of it yet, what was stored stands.
+            let new = !matches!(outcome, Outcome::Unchanged { .. });
+            if let Some(place) = places.get(&job).filter(|_| new) {
+                chunk.outcomes[*place] = Some(outcome);
             }
-            Err(error) => Err(error),
         }
+        performed.failed.map_or(Ok(()), Err)
     }
 }
 

@@ -192,7 +192,7 @@ pub enum ItemKind {
 
 impl fmt::Display for ItemKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+        f.pad(match self {
             Self::User => "users",
             Self::Card => "cards",
             Self::Request => "requests",

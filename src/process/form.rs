@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
@@ -168,7 +169,7 @@ pub enum AnswerError {
     /// A field that the form does not have.
     #[error("the form has no field `{field}`; it has {allowed}")]
     UnknownField {
-        /// The field.
+        /// The field, at most 100 characters of it.
         field: String,
         /// The fields it has.
         allowed: String,
@@ -208,7 +209,7 @@ pub enum AnswerError {
     /// Cards cannot be searched by this attribute.
     #[error("cards cannot be searched by `{found}`; they can by {allowed}")]
     NotSearchable {
-        /// The attribute.
+        /// The attribute, at most 100 characters of it.
         found: String,
         /// The attributes that can be searched by.
         allowed: String,
@@ -223,7 +224,7 @@ pub(crate) fn check_answers(
     if let Some(unknown) = given.keys().find(|name| !fields.iter().any(|field| field.name == **name)) {
         let names: Vec<_> = fields.iter().map(|field| format!("`{}`", field.name)).collect();
         return Err(AnswerError::UnknownField {
-            field: unknown.clone(),
+            field: unknown.chars().take(100).collect(),
             allowed: if names.is_empty() { "none".to_owned() } else { names.join(", ") },
         });
     }
@@ -232,7 +233,7 @@ pub(crate) fn check_answers(
     };
     let mut checked = BTreeMap::new();
     for field in fields {
-        let allowed = || field.kind.allowed();
+        let allowed = || field.kind.to_string();
         let Some(value) = given.get(&field.name).filter(|value| !value.trim().is_empty()) else {
             let wanted = field.required_when.as_ref().is_some_and(|(other, answer)| {
                 fields.iter().find(|f| f.name == *other).and_then(answered).as_ref() == Some(answer)
@@ -259,12 +260,15 @@ impl FieldKind {
             Self::Text { max_length } => value.chars().count() <= *max_length && !value.contains('\0'),
         }
     }
+}
 
-    fn allowed(&self) -> String {
+impl fmt::Display for FieldKind {
+    /// What may be answered, in words.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Choice(choices) => format!("one of {}", choices.join(", ")),
-            Self::Amount { min, max } => format!("a whole number from {min} to {max}"),
-            Self::Text { max_length } => format!("a text of at most {max_length} characters, without NUL"),
+            Self::Choice(choices) => write!(f, "one of {}", choices.join(", ")),
+            Self::Amount { min, max } => write!(f, "a whole number from {min} to {max}"),
+            Self::Text { max_length } => write!(f, "a text of at most {max_length} characters, without NUL"),
         }
     }
 }

@@ -69,7 +69,7 @@ pub enum RefusalCode {
     OpenOrder,
     /// The production type is unknown or not among those that the options allow.
     ProductionType,
-    /// A required card element is missing, or one is too long.
+    /// A required card element is missing, or one is too long; or an attribute of the user cannot be copied onto a card.
     CardElement,
     /// An option function failed for this item.
     OptionFailed,
@@ -91,7 +91,7 @@ pub enum RefusalCode {
 
 impl fmt::Display for RefusalCode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+        f.pad(match self {
             Self::NotFound => "not found",
             Self::WrongKind => "wrong kind",
             Self::WrongState => "wrong state",

@@ -117,15 +117,14 @@ impl ProcessRegistry {
     /// # Errors
     /// [`RegistryError::Unknown`] with the nearest known name.
     pub fn process(&self, name: &str) -> Result<&Arc<dyn Process>, RegistryError> {
-        self.processes.get(name).ok_or_else(|| RegistryError::Unknown {
-            name: name.chars().take(100).collect(),
-            nearest: self
-                .processes
-                .keys()
-                .map(|known| (strsim::jaro_winkler(known.as_str(), name), known))
+        self.processes.get(name).ok_or_else(|| {
+            let name: String = name.chars().take(100).collect();
+            let nearest = (self.processes.keys())
+                .map(|known| (strsim::jaro_winkler(known.as_str(), &name), known))
                 .filter(|(likeness, _)| *likeness > 0.8)
                 .max_by(|a, b| a.0.total_cmp(&b.0))
-                .map(|(_, known)| known.clone()),
+                .map(|(_, known)| known.clone());
+            RegistryError::Unknown { name, nearest }
         })
     }
 

@@ -417,7 +417,7 @@ fn the_mapping_copies_what_the_user_has_and_removes_what_is_gone() {
         searchable: vec!["email".to_owned()],
     };
     let mut card = card_with(None, &[("title", "of last year"), ("kept", "as it was")]);
-    map.copy(&texts([("mail", "a@example.com"), ("salary", "1")]), &mut card);
+    map.copy(&texts([("mail", "a@example.com"), ("salary", "1")]), &mut card).expect("plain texts");
     assert_eq!(card.attributes, texts([("email", "a@example.com"), ("kept", "as it was")]));
     assert_eq!(card.searchable, BTreeSet::from(["email".to_owned()]));
 }

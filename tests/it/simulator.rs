@@ -418,6 +418,21 @@ fn an_order_may_be_found_late_but_read_at_once() {
 }
 
 #[test]
+fn a_remembered_order_goes_on_and_its_id_is_not_given_again() {
+    let (clock, bureau) = bureau(BureauBehaviour::calm());
+    for id in ["GC-000002", "GC-000001", "GC-000002"] {
+        bureau.remember(id, start());
+    }
+    assert_eq!(bureau.ledger().len(), 2, "one that it knows is not taken twice");
+    assert_eq!(accepted(&bureau, "new"), "GC-000003");
+    assert_eq!(known(&bureau, "GC-000001").text, "received");
+    clock.advance(3 * DAY);
+    assert_eq!(known(&bureau, "GC-000001").text, "shipped");
+    bureau.remember("GC-000005", start());
+    assert_eq!(accepted(&bureau, "another"), "GC-000006");
+}
+
+#[test]
 fn behaviour_is_data() {
     let behaviour = BureauBehaviour::rich().refused(17).late_by(5 * SECOND);
     let text = serde_json::to_string(&behaviour).expect("json");

@@ -129,6 +129,7 @@ pub(crate) fn validity(context: &PlanContext<'_>) -> Result<Option<chrono::DateT
 }
 
 /// Copies the user's data onto the card.
-pub(crate) fn copy_user(user: &User, card: &mut Card, rules: &HouseRules) {
-    rules.user_to_card.copy(&user.attributes, card);
+pub(crate) fn copy_user(user: &User, card: &mut Card, rules: &HouseRules) -> Result<(), Refusal> {
+    (rules.user_to_card.copy(&user.attributes, card))
+        .map_err(|error| Refusal::new(RefusalCode::CardElement, format!("user {}: {error}", user.id)))
 }

@@ -81,7 +81,7 @@ impl Process for OrderMultiple {
         changes.history.push(created);
         card.production_type = Some(chosen_production_type(context, ORDER_PRODUCTION_TYPE)?);
         card.valid_until = validity(context)?;
-        copy_user(&user, &mut card, context.rules);
+        copy_user(&user, &mut card, context.rules)?;
         if item.open_orders.is_empty() {
             changes.reserve_for(&mut card, open_order_key(&user.id));
         }

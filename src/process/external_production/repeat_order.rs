@@ -51,7 +51,7 @@ impl Process for RepeatOrder {
         let mut card = item.take_card()?;
         require_active(&user)?;
         require_no_open_order(&user.id, &item.open_orders, context.option(MULTIPLE_CARDS)?)?;
-        copy_user(&user, &mut card, context.rules);
+        copy_user(&user, &mut card, context.rules)?;
         let mut changes = ChangeSet::new();
         if item.open_orders.is_empty() {
             changes.reserve_for(&mut card, open_order_key(&user.id));

@@ -8,7 +8,7 @@ use crate::process::external_production::{
 };
 use crate::process::{
     Component, Field, FieldKind, Form, HouseRules, Item, ItemKind, Needs, Plan, PlanContext, Process,
-    ProcessDefinition, Refusal, Slot, StartPoint,
+    ProcessDefinition, Refusal, RefusalCode, Slot, StartPoint,
 };
 
 /// Order temporary cards: 1 to 9 cards for the stock.
@@ -55,8 +55,10 @@ impl Process for Order {
     }
 
     fn plan(&self, mut item: Item, context: &PlanContext<'_>) -> Result<Plan, Refusal> {
-        if !context.answer(Form::USER).is_empty() {
-            require_active(&item.take_user()?)?;
+        let named = context.answer(Form::USER);
+        if !named.is_empty() {
+            let not_found = || Refusal::new(RefusalCode::NotFound, format!("user {named} does not exist"));
+            require_active(&item.user.take().ok_or_else(not_found)?)?;
         }
         let key = item.id.to_string();
         let (mut card, created) = Card::create(
