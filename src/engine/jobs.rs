@@ -202,10 +202,11 @@ impl Engine {
                 Err(answer) => answers.push((job, answer)),
             }
         }
+        let sent_before: BTreeSet<JobId> = again.iter().map(|(job, _)| job.id).collect();
         again.extend(self.store_attempts(fresh).await?);
         let mut halted = false;
         if !again.is_empty() {
-            let (sent, stop) = self.send(again).await;
+            let (sent, stop) = self.send(again, &sent_before).await;
             halted = stop;
             answers.extend(sent);
         }
@@ -261,7 +262,9 @@ impl Engine {
     }
 
     /// Makes the call. What is not answered is looked for, or in doubt.
-    async fn send(&self, batch: Vec<(Job, CardOrder)>) -> (Vec<(Job, Answer)>, bool) {
+    ///
+    /// Of an order that was sent before, *not now* says nothing about the first time: it keeps its attempt and reference.
+    async fn send(&self, batch: Vec<(Job, CardOrder)>, sent_before: &BTreeSet<JobId>) -> (Vec<(Job, Answer)>, bool) {
         let (jobs, orders): (Vec<Job>, Vec<CardOrder>) = batch.into_iter().unzip();
         let unknown = |reason: &str| vec![PlaceOutcome::Unknown { reason: reason.to_owned() }; orders.len()];
         let mut outcomes = self
@@ -271,6 +274,13 @@ impl Engine {
         if outcomes.len() != orders.len() {
             outcomes = unknown("the bureau gave another number of answers than orders");
         }
+        let not_now = |job: &Job, until, reason| {
+            if sent_before.contains(&job.id) {
+                Answer::Later { until, reason }
+            } else {
+                Answer::Placed(PlaceAnswer::NotAccepted { until, reason })
+            }
+        };
         let mut answers = Vec::with_capacity(jobs.len());
         let mut waits = 0;
         for (job, outcome) in jobs.into_iter().zip(outcomes) {
@@ -281,15 +291,12 @@ impl Engine {
                 }
                 PlaceOutcome::Unavailable { reason } => {
                     waits += 1;
-                    Answer::Placed(PlaceAnswer::NotAccepted {
-                        until: self.back_off(job.setbacks),
-                        reason: clean(&reason),
-                    })
+                    not_now(&job, self.back_off(job.setbacks), clean(&reason))
                 }
                 PlaceOutcome::RateLimited { retry_after } => {
                     waits += 1;
                     let until = self.now() + time_delta(retry_after);
-                    Answer::Placed(PlaceAnswer::NotAccepted { until, reason: "the bureau limits the rate".to_owned() })
+                    not_now(&job, until, "the bureau limits the rate".to_owned())
                 }
                 PlaceOutcome::Unknown { reason } => match (&job.attempt, self.bureau.placement()) {
                     (Some(_), Placement::IdempotentByReference) => {

@@ -339,6 +339,10 @@ fn guard(
             format!("card {} is a {}, which {} does not take", card.id, card.graph().name(), definition.name),
         ));
     }
+    // Where a job is chosen, it is the job that counts, whatever state its card has come to.
+    if matches!(item.id, ItemId::Job(_)) {
+        return Ok(());
+    }
     let states = &definition.required_states;
     if !states.is_empty() && !states.contains(&card.state()) {
         let allowed: Vec<_> = states.iter().map(|state| state.name()).collect();

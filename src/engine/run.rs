@@ -321,19 +321,9 @@ impl Engine {
 
     fn form(&self, process: &dyn Process, options: &Options) -> Result<Form, Error> {
         let definition = process.definition();
-        let names: Vec<&str> = definition.options.iter().map(SymbolicName::as_str).collect();
-        let nobody = Subject::new(None, None);
-        let fields = match options.resolve(&names, &nobody) {
-            Ok(resolved) => process.fields(&resolved, &self.rules),
-            // A function of the item may fail without one: the form then offers no choice, and each item takes its own.
-            Err(_) if options.has_functions(&names) => {
-                let defaults = Options::defaults(&self.catalogue).resolve(&names, &nobody)?;
-                let mut fields = process.fields(&defaults, &self.rules);
-                fields.retain(|field| field.preset.is_none());
-                fields
-            }
-            Err(problem) => return Err(problem.into()),
-        };
+        // An option that is a function of the item has no value yet: the form offers no choice for it.
+        let fixed = options.resolve(&[], &Subject::new(None, None))?;
+        let fields = process.fields(&fixed, &self.rules);
         Ok(Form {
             process: definition.name.clone(),
             title: definition.title.clone(),

@@ -46,7 +46,8 @@ pub trait Process: Send + Sync + 'static {
     /// What it is, as data.
     fn definition(&self) -> &ProcessDefinition;
 
-    /// The fields that its form asks for, besides the selection. Options are those in force, without an item.
+    /// The fields that its form asks for, besides the selection. Options are those in force, without an item: one that is a
+    /// function of the item has no value here.
     fn fields(&self, options: &ResolvedOptions, rules: &HouseRules) -> Vec<Field>;
 
     /// What must be loaded for each item, besides the item itself.

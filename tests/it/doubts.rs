@@ -1,9 +1,10 @@
 //! Orders whose outcome is unknown, orders that the bureau does not take for now, and who settles what.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use cardwright::adapters::simulator::{BureauBehaviour, PlaceScript};
-use cardwright::host::CardQuery;
+use cardwright::host::{CardQuery, PlaceOutcome};
 use cardwright::process::{
     Answer, AnswerError, Field, HouseRules, Item, ItemId, ItemKind, Needs, Outcome, Plan, PlanContext, Process,
     ProcessDefinition, ProcessPackage, Refusal, RefusalCode, Slot,
@@ -15,7 +16,7 @@ use futures::executor::block_on;
 use crate::office::{
     ABORT, ORDER, ORDER_SCRIPT, Office, REPEAT, RESOLVE, SYNC_ORDERS, SYNC_STATUS, operator, service, user_item,
 };
-use crate::watched::{TestBureau, jobs, second, store};
+use crate::watched::{TestBureau, Watched, jobs, second, store};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -533,4 +534,60 @@ fn an_acceptance_of_the_attempt_before_does_not_answer_the_one_in_flight() {
     assert_eq!(office.state(card), CardState::Processing);
     assert_eq!(office.history(card).last().map(String::as_str), Some("late_acceptance"));
     assert_eq!(jobs(&office, JobKind::PlaceOrder)[0].attempt.as_ref().unwrap().number, 2, "it is still waited for");
+}
+
+#[test]
+fn of_aborting_and_sending_at_once_only_one_wins() {
+    let (repository, clock) = store();
+    let watched = Watched::new(repository.clone());
+    let office = Office::on(Arc::clone(&watched), clock, |builder| builder);
+    let card = office.order("u1");
+    let other = second(&office, repository, |builder| builder);
+    // The order is sent after the abort has looked and before it commits.
+    watched.before_commit(move || drop(other.sync(SYNC_ORDERS)));
+    let outcome = office.one(ABORT, &operator(), ItemId::Card(card), &[]);
+    assert_eq!(code(&outcome), RefusalCode::WrongState);
+    assert_eq!((office.state(card), office.bureau.ledger().len()), (CardState::Ordered, 1));
+
+    let (repository, clock) = store();
+    let watched = Watched::new(repository.clone());
+    let office = Office::on(repository, clock, |builder| builder);
+    let card = office.order("u1");
+    let other = second(&office, Arc::clone(&watched), |builder| builder);
+    // The order is taken back while the bureau's answer is being stored: too late, the answer stands.
+    let aborting = second(&office, Arc::clone(&watched), |builder| builder);
+    let aborted = Arc::new(std::sync::Mutex::new(None));
+    let seen = Arc::clone(&aborted);
+    watched.before_commit(move || {
+        *seen.lock().unwrap() = Some(aborting.one(ABORT, &operator(), ItemId::Card(card), &[]));
+    });
+    other.sync(SYNC_ORDERS);
+    assert_eq!(code(aborted.lock().unwrap().as_ref().unwrap()), RefusalCode::BeingSent);
+    assert_eq!(office.state(card), CardState::Ordered);
+}
+
+#[test]
+fn a_not_now_to_the_second_sending_says_nothing_about_the_first() {
+    let not_now = [
+        PlaceOutcome::Unavailable { reason: "no route".to_owned() },
+        PlaceOutcome::RateLimited { retry_after: Duration::from_secs(60) },
+    ];
+    for not_now in not_now {
+        let (repository, clock) = store();
+        let quiet = Office::on(repository.clone(), clock, |builder| builder);
+        quiet.bureau.behave(BureauBehaviour::calm().idempotent(true));
+        let bureau = TestBureau::new(quiet.bureau.clone());
+        let office = second(&quiet, repository, |builder| builder.bureau(bureau.clone()));
+        let card = office.order("u1");
+        office.bureau.next_place(PlaceScript::LoseReplyAfterAccepting);
+        office.sync(SYNC_ORDERS);
+        office.clock.advance(HOUR);
+        bureau.next_unheard(not_now);
+        office.sync(SYNC_ORDERS);
+        assert_eq!(code(&office.one(ABORT, &operator(), ItemId::Card(card), &[])), RefusalCode::BeingSent);
+        office.clock.advance(HOUR);
+        office.sync(SYNC_ORDERS);
+        assert_eq!(office.state(card), CardState::Ordered);
+        assert_eq!(office.bureau.ledger().len(), 1, "one card, under the first reference");
+    }
 }

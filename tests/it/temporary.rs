@@ -77,13 +77,6 @@ fn the_amount_cannot_be_got_round_by_ticking_cards_that_do_not_exist_yet() {
 }
 
 #[test]
-fn an_empty_selection_leaves_the_amount_as_it_was_answered() {
-    let office = visitors();
-    let (report, _) = office.run(ORDER_TEMPORARY, &operator(), Answer::ids([]).with("amount", "3"));
-    assert_eq!(report.done.get("processing"), Some(&3), "{report:?}");
-}
-
-#[test]
 fn without_the_queue_temporary_cards_are_ordered_at_once() {
     let office = Office::new();
     office.script(TEMPORARY_SCRIPT, &format!("{VISITOR}\nTempCardsAddonExtProdQueueCards = false"));

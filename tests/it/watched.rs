@@ -179,16 +179,22 @@ pub(crate) struct TestBureau {
     inner: SimulatedBureau,
     after_place: Arc<Mutex<VecDeque<Hook>>>,
     statuses: Arc<Mutex<VecDeque<OrderStatus>>>,
+    unheard: Arc<Mutex<VecDeque<PlaceOutcome>>>,
 }
 
 impl TestBureau {
     pub(crate) fn new(inner: SimulatedBureau) -> Self {
-        Self { inner, after_place: Arc::default(), statuses: Arc::default() }
+        Self { inner, after_place: Arc::default(), statuses: Arc::default(), unheard: Arc::default() }
     }
 
     /// Does this once the bureau has taken the next call, before its answer arrives.
     pub(crate) fn before_answer(&self, hook: impl FnOnce() + Send + 'static) {
         self.after_place.lock().unwrap().push_back(Box::new(hook));
+    }
+
+    /// Answers the next call with this for each order, and does not hear of the orders.
+    pub(crate) fn next_unheard(&self, outcome: PlaceOutcome) {
+        self.unheard.lock().unwrap().push_back(outcome);
     }
 
     /// Answers the next question for a status with this.
@@ -204,6 +210,10 @@ impl GoCardsProvider for TestBureau {
     }
 
     async fn place(&self, orders: &[CardOrder]) -> Vec<PlaceOutcome> {
+        let unheard = self.unheard.lock().unwrap().pop_front();
+        if let Some(outcome) = unheard {
+            return vec![outcome; orders.len()];
+        }
         let answers = self.inner.place(orders).await;
         let hook = self.after_place.lock().unwrap().pop_front();
         act(hook);
