@@ -478,3 +478,32 @@ fn every_run_is_on_record_with_who_when_and_process() {
     let jobs = block_on(office.engine.job_page(&JobQuery::default(), None, 10)).unwrap();
     assert_eq!(jobs[0].run, Some(run_id(7)));
 }
+
+#[test]
+fn two_starts_of_the_same_run_at_once_do_each_item_once() {
+    let (repository, clock) = store();
+    let watched = Watched::new(repository.clone());
+    let office = Office::on(Arc::clone(&watched), clock, |builder| builder);
+    let other = second(&office, repository, |builder| builder);
+    watched.before_commit(move || {
+        run_as(&other, run_id(1), everyone()).unwrap();
+    });
+    let (report, _) = run_as(&office, run_id(1), everyone()).unwrap();
+    assert_eq!((report.done_earlier, report.interrupted), (10, None));
+    assert_eq!(cards(&office).len(), 10);
+}
+
+#[test]
+fn a_directory_that_fails_while_orders_are_sent_leaves_nothing_claimed() {
+    let (repository, clock) = store();
+    let office = Office::on(repository.clone(), clock, |builder| builder);
+    let card = office.order("u1");
+    let blind = second(&office, repository, |builder| builder.users(Silent));
+    let report = blind.sync(SYNC_ORDERS);
+    assert!(matches!(report.interrupted, Some(Interruption::Failed(_))), "{report:?}");
+    assert_eq!(office.bureau.calls().place, 0);
+    // Nothing was sent: the order waits as before, and can be sent or taken back at once.
+    let report = office.sync(SYNC_ORDERS);
+    assert_eq!(report.done.get("ordered"), Some(&1), "{report:?}");
+    assert_eq!(office.state(card), CardState::Ordered);
+}

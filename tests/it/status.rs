@@ -300,3 +300,63 @@ fn an_order_that_is_held_back_can_be_aborted() {
     office.one(ABORT, &operator(), ItemId::Card(card), &[]);
     assert_eq!(office.state(card), CardState::Aborted);
 }
+
+#[test]
+fn the_card_ordered_email_goes_out_at_least_once_under_one_message_id() {
+    use cardwright::host::NotifyOutcome;
+    let office = Office::new();
+    office.mail.answer_with(NotifyOutcome::Unavailable { reason: "mail is down".to_owned() });
+    let card = office.order("u1");
+    office.sync(SYNC_ORDERS);
+    office.sync(SYNC_ORDERS);
+    assert_eq!((office.state(card), office.mail.sent().len()), (CardState::Ordered, 0));
+    let owed = jobs(&office, JobKind::Notify).remove(0);
+    office.mail.answer_with(NotifyOutcome::Sent);
+    office.clock.advance(HOUR);
+    office.sync(SYNC_STATUS);
+    office.sync(SYNC_ORDERS);
+    let sent = office.mail.sent();
+    assert_eq!(sent.len(), 1);
+    let cardwright::Task::Notify(message) = owed.task else { panic!("a message") };
+    assert_eq!(sent[0], message);
+    assert_eq!(sent[0].recipient, cardwright::Recipient::Email("u1@example.com".to_owned()));
+    assert_eq!(sent[0].data["number"], office.card(card).number.unwrap());
+}
+
+#[test]
+fn without_an_address_or_where_it_is_refused_the_email_is_recorded_as_not_sent_and_the_order_stands() {
+    use cardwright::host::NotifyOutcome;
+    let office = Office::new();
+    let mut user = person(1);
+    user.attributes.remove("email");
+    office.users.put(user);
+    let without = office.order("u1");
+    let refused = office.order("u2");
+    office.mail.answer_with(NotifyOutcome::Refused { reason: "no such mailbox".to_owned() });
+    office.sync(SYNC_ORDERS);
+    office.sync(SYNC_ORDERS);
+    assert_eq!((office.state(without), office.state(refused)), (CardState::Ordered, CardState::Ordered));
+    assert_eq!(office.history(without).last().map(String::as_str), Some("email_not_sent_no_address"));
+    assert_eq!(office.history(refused).last().map(String::as_str), Some("message_not_sent"));
+}
+
+#[test]
+fn the_email_is_an_option() {
+    let office = Office::new();
+    office.script(crate::office::ORDER_SCRIPT, "CardsAddonExtProdSendCardOrderedEmail = false");
+    office.order("u1");
+    office.sync(SYNC_ORDERS);
+    office.sync(SYNC_ORDERS);
+    assert_eq!((office.bureau.ledger().len(), office.mail.sent().len()), (1, 0));
+}
+
+#[test]
+fn a_status_of_another_order_that_comes_again_and_again_is_recorded_once() {
+    let (office, bureau, card, _) = speaking();
+    for _ in 0..3 {
+        bureau.next_status(status("GC-999999", "shipped"));
+        update(&office, card);
+    }
+    let noted = office.history(card).into_iter().filter(|code| code == "status_of_another_order").count();
+    assert_eq!(noted, 1);
+}
