@@ -244,6 +244,7 @@ pub fn card_graph(kind: CardKind, route: Route) -> &'static StateGraph<CardState
 
 /// A card: an employee badge or a temporary card, from the moment it is asked for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(remote = "Self")]
 pub struct Card {
     /// Its id.
     pub id: CardId,
@@ -293,6 +294,23 @@ pub struct Card {
     pub created: DateTime<Utc>,
     /// The end of its history.
     pub history: ChainHead,
+}
+
+impl Serialize for Card {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        Self::serialize(self, serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Card {
+    /// A card in a state that its kind and route do not have is no card.
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let card = Self::deserialize(deserializer)?;
+        if card.graph().contains(card.state) {
+            return Ok(card);
+        }
+        Err(serde::de::Error::custom(format!("a {} cannot be {}", card.graph().name(), card.state)))
+    }
 }
 
 impl Card {
@@ -393,10 +411,12 @@ impl Card {
     pub const NUMBER: &'static str = "number";
 }
 
-/// A text folded for search: without case and without accents, so that `Ångström` is found by `angs`.
+/// A text folded for search: without case, without accents, and with the few letters that people type otherwise replaced, so
+/// that `Ångström` is found by `angs` and `Groß` by `gross`.
 ///
 /// ```
 /// assert_eq!(cardwright::fold("Ångström"), "angstrom");
+/// assert_eq!(cardwright::fold("ΓΙΏΡΓΟΣ"), cardwright::fold("Γιώργος"));
 /// ```
 pub fn fold(text: &str) -> String {
     use unicode_normalization::UnicodeNormalization as _;
@@ -404,7 +424,23 @@ pub fn fold(text: &str) -> String {
     if text.is_ascii() {
         return text.to_ascii_lowercase();
     }
-    text.nfkd().filter(|c| !is_combining_mark(*c)).flat_map(char::to_lowercase).collect()
+    let mut folded = String::with_capacity(text.len());
+    for c in text.nfkd().filter(|c| !is_combining_mark(*c)).flat_map(char::to_lowercase) {
+        match c {
+            'ς' => folded.push('σ'),
+            'ß' => folded.push_str("ss"),
+            'æ' => folded.push_str("ae"),
+            'œ' => folded.push_str("oe"),
+            'ø' => folded.push('o'),
+            'ł' => folded.push('l'),
+            'đ' | 'ð' => folded.push('d'),
+            'ı' => folded.push('i'),
+            // Lower case of a few letters brings a mark of its own.
+            c if is_combining_mark(c) => {}
+            c => folded.push(c),
+        }
+    }
+    folded
 }
 
 /// What is known of a card's order at the bureau.

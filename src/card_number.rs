@@ -17,7 +17,20 @@ use serde::{Deserialize, Serialize};
 /// # Ok::<(), cardwright::NumberRangeError>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Stored")]
 pub struct NumberRange {
+    areas: Vec<(u64, u64)>,
+    prefix: String,
+    suffix: String,
+    padding: usize,
+    excluded: BTreeSet<u64>,
+    /// The area that is being used, and the next number in it; `None` when all are drawn.
+    next: Option<(usize, u64)>,
+}
+
+/// A range as it is read: checked before it is one. Without `next` it begins at the beginning.
+#[derive(Deserialize)]
+struct Stored {
     areas: Vec<(u64, u64)>,
     #[serde(default)]
     prefix: String,
@@ -27,9 +40,33 @@ pub struct NumberRange {
     padding: usize,
     #[serde(default)]
     excluded: BTreeSet<u64>,
-    /// The area that is being used, and the next number in it.
-    #[serde(default)]
-    next: Option<(usize, u64)>,
+    #[serde(default, deserialize_with = "some_if_there")]
+    next: Option<Option<(usize, u64)>>,
+}
+
+/// Tells `null` from what is not there.
+fn some_if_there<'de, D: serde::Deserializer<'de>, T: Deserialize<'de>>(from: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(from).map(Some)
+}
+
+impl TryFrom<Stored> for NumberRange {
+    type Error = NumberRangeError;
+
+    fn try_from(stored: Stored) -> Result<Self, NumberRangeError> {
+        let range = Self::new(stored.areas)?
+            .prefix(stored.prefix)
+            .suffix(stored.suffix)
+            .padding(stored.padding)
+            .excluding(stored.excluded);
+        let next = stored.next.unwrap_or(range.next);
+        let inside = next.is_none_or(|(area, number)| {
+            range.areas.get(area).is_some_and(|(from, to)| (from..=to).contains(&&number))
+        });
+        if !inside {
+            return Err(NumberRangeError::Outside);
+        }
+        Ok(Self { next, ..range })
+    }
 }
 
 impl NumberRange {
@@ -80,7 +117,7 @@ impl NumberRange {
 
     /// Draws up to `count` numbers and moves on. Fewer come back when the range is exhausted.
     pub fn draw(&mut self, count: usize) -> Vec<String> {
-        let mut drawn = Vec::with_capacity(count);
+        let mut drawn = Vec::new();
         while drawn.len() < count {
             let Some((area, number)) = self.next else { break };
             let Some(&(_, to)) = self.areas.get(area) else { break };
@@ -119,6 +156,9 @@ pub enum NumberRangeError {
         /// The end.
         to: u64,
     },
+    /// A stored range whose next number is in none of its areas.
+    #[error("the next number is in none of the areas")]
+    Outside,
     /// Two areas share numbers.
     #[error("areas {first:?} and {second:?} overlap: a number could be drawn twice")]
     Overlap {

@@ -153,24 +153,31 @@ impl Certificate {
 
 /// Why a certificate is revoked: the reasons of RFC 5280 section 5.3.1 that end a certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
 pub enum RevocationReason {
     /// No reason given; the default.
     #[default]
+    #[serde(rename = "unspecified")]
     Unspecified,
     /// The private key may be known to others.
+    #[serde(rename = "keyCompromise")]
     KeyCompromise,
     /// The CA's own key may be known to others.
+    #[serde(rename = "cACompromise")]
     CaCompromise,
     /// The holder left or changed the organisation.
+    #[serde(rename = "affiliationChanged")]
     AffiliationChanged,
     /// Another certificate took its place.
+    #[serde(rename = "superseded")]
     Superseded,
     /// It is no longer needed.
+    #[serde(rename = "cessationOfOperation")]
     CessationOfOperation,
     /// The holder may no longer do what it was for.
+    #[serde(rename = "privilegeWithdrawn")]
     PrivilegeWithdrawn,
     /// The attribute authority's key may be known to others.
+    #[serde(rename = "aACompromise")]
     AaCompromise,
 }
 

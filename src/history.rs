@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, SubsecRound as _, Utc};
 use hmac::{Hmac, KeyInit, Mac};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -194,7 +194,7 @@ impl HistoryEntry {
         field(&mut |out| out.extend_from_slice(&self.at.timestamp_micros().to_le_bytes()));
         field(&mut |out| out.extend_from_slice(self.actor.as_str().as_bytes()));
         field(&mut |out| out.extend_from_slice(self.process.as_str().as_bytes()));
-        field(&mut |out| out.extend_from_slice(self.run.map(RunId::uuid).unwrap_or_default().as_bytes()));
+        field(&mut |out| out.extend_from_slice(self.run.map(RunId::uuid).as_ref().map_or(&[], |run| run.as_bytes())));
         field(&mut |out| optional(out, self.from.as_deref()));
         field(&mut |out| out.extend_from_slice(self.to.as_bytes()));
         field(&mut |out| out.extend_from_slice(self.code.as_bytes()));
@@ -268,7 +268,7 @@ impl ChainHead {
         let mut entry = HistoryEntry {
             object,
             sequence: self.length + 1,
-            at: stamp.at,
+            at: stamp.at.trunc_subsecs(6),
             actor: stamp.actor.clone(),
             process: stamp.process.clone(),
             run: stamp.run,

@@ -110,6 +110,8 @@ pub enum Task {
     PlaceOrder {
         /// Whether the holder is told by e-mail once the bureau has accepted.
         notify_holder: bool,
+        /// Whether the background sync sends it; otherwise the run that decided it does.
+        queued: bool,
     },
     /// Read the status of the card's order. Repeatable.
     TrackOrder {

@@ -1371,7 +1371,7 @@ impl JobSpan {
 }
 
 const fn place_order() -> Task {
-    Task::PlaceOrder { notify_holder: true }
+    Task::PlaceOrder { notify_holder: true, queued: true }
 }
 
 fn reservation(scene: &Scene, kit: &Kit<'_>, owner: &str) -> Reservation {

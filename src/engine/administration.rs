@@ -8,6 +8,8 @@ use serde_json::Value;
 
 use super::{ENABLE_PROCESS, Engine, SET_OPTIONS, Slots, list};
 use crate::actor::Actor;
+use crate::card::CardKind;
+use crate::card_number::NumberRange;
 use crate::change_set::{ChangeSet, Record};
 use crate::error::{During as _, Error};
 use crate::history::{ObjectId, Why};
@@ -38,6 +40,10 @@ struct Versions {
 
 fn versions_key(script: &str) -> String {
     format!("options/{script}")
+}
+
+pub(super) fn numbers_key(kind: CardKind) -> String {
+    format!("numbers/{}", kind.name())
 }
 
 fn source_key(script: &str, hash: &str) -> String {
@@ -113,6 +119,32 @@ impl Engine {
     /// [`Error::Store`].
     pub async fn option_versions(&self, script: &str) -> Result<Vec<OptionVersion>, Error> {
         Ok(self.record::<Versions>(&versions_key(script)).await?.1.versions)
+    }
+
+    /// The version of a script as it was shipped, which can be put back like any other; `None` for a script that does not
+    /// exist.
+    pub fn shipped_version(&self, script: &str) -> Option<&str> {
+        self.shipped.get(script).map(|(shipped, _)| shipped.hash())
+    }
+
+    /// Sets the range that cards of this kind get their numbers from, from now on: to go on when one is exhausted. Its areas
+    /// should hold no number that was drawn before; one that was is not given again, but costs the item another try.
+    ///
+    /// # Errors
+    /// [`Error::NotPermitted`], [`Error::ChangedMeanwhile`], [`Error::Store`].
+    pub async fn set_number_range(&self, kind: CardKind, range: NumberRange, actor: &Actor) -> Result<(), Error> {
+        self.permit(SET_OPTIONS, actor).await?;
+        let key = numbers_key(kind);
+        for _ in 0..TRIES {
+            let (mut record, _) = self.record::<Option<NumberRange>>(&key).await?;
+            record.value = to_value(&key, &range)?;
+            let mut changes = ChangeSet::new();
+            changes.records.push(record);
+            if self.commit_record(&changes).await? {
+                return Ok(());
+            }
+        }
+        Err(Error::ChangedMeanwhile { what: key })
     }
 
     /// Puts an earlier version of a script back in force.
@@ -193,7 +225,7 @@ impl Engine {
         let keys: Vec<String> = self.catalogue.scripts().map(versions_key).collect();
         let records = self.repository.records(&keys).await.during("reading options")?;
         let mut options = Options::defaults(&self.catalogue);
-        for (script, shipped) in &self.shipped {
+        for (script, (shipped, _)) in &self.shipped {
             let key = versions_key(script);
             let in_force = match records.iter().find(|record| record.key == key) {
                 Some(record) => read::<Versions>(record)?.versions.pop().map(|version| version.hash),
@@ -226,6 +258,9 @@ impl Engine {
         match stored.first() {
             Some(record) => read(record),
             None => {
+                if let Some((_, source)) = self.shipped.get(script).filter(|(shipped, _)| shipped.hash() == hash) {
+                    return Ok(source.clone());
+                }
                 let versions = self.option_versions(script).await?;
                 let known: Vec<_> = versions.into_iter().map(|version| version.hash).collect();
                 Err(Error::NoSuchVersion {
@@ -246,7 +281,7 @@ impl Engine {
 
     pub(super) async fn permit(&self, act: &'static str, actor: &Actor) -> Result<SymbolicName, Error> {
         let act = crate::process::known_name(act);
-        match self.access.may_start(actor, &act).await {
+        match self.may_start(actor, &act).await {
             Decision::Yes => Ok(act),
             Decision::No { reason } => Err(Error::NotPermitted { actor: actor.id.clone(), process: act, reason }),
         }

@@ -142,7 +142,8 @@ impl EngineBuilder {
                 Some(text) => OptionSource::Script(text),
                 None => OptionSource::Values(BTreeMap::<String, OptionValue>::new()),
             };
-            shipped.insert(script.to_owned(), load(&catalogue, script, &source, &Limits::default())?);
+            let loaded = load(&catalogue, script, &source, &Limits::default())?;
+            shipped.insert(script.to_owned(), (loaded, source));
         }
         let mut numbers = self.numbers;
         let mut rules = self.rules;

@@ -15,7 +15,7 @@ use crate::actor::Actor;
 use crate::card::{Card, CardState};
 use crate::change_set::ChangeSet;
 use crate::error::{During as _, Error};
-use crate::history::{Stamp, Why};
+use crate::history::{ObjectId, Stamp, Why};
 use crate::host::{
     Accepted, CardOrder, CommitError, CustomOutcome, FindOutcome, NotifyOutcome, OrderStatus, PlaceOutcome, Placement,
     StatusOutcome,
@@ -65,6 +65,7 @@ enum Answer {
     Ended {
         remark: String,
         noted: Option<&'static str>,
+        refused: bool,
     },
     /// Try again then.
     Later {
@@ -144,7 +145,7 @@ impl Engine {
     }
 
     /// Releases claims. If that fails, they end with their leases.
-    async fn release(&self, left: Vec<(JobId, u64)>) {
+    pub(super) async fn release(&self, left: Vec<(JobId, u64)>) {
         if left.is_empty() {
             return;
         }
@@ -191,7 +192,7 @@ impl Engine {
                 Some(attempt) => attempt.reference.clone(),
                 None => job.next_attempt(self.now()).reference,
             };
-            match self.order(card, &users, reference).await {
+            match self.order(card, &users, reference, job.setbacks).await {
                 Ok(order) if job.attempt.is_some() => again.push((job, order)),
                 Ok(order) => fresh.push((job, order)),
                 // An attempt that may have been accepted is never given up for what is wrong now.
@@ -215,7 +216,13 @@ impl Engine {
     }
 
     /// The order for a card, or why it is not sent now.
-    async fn order(&self, card: &Card, users: &BTreeMap<UserId, User>, reference: String) -> Result<CardOrder, Answer> {
+    async fn order(
+        &self,
+        card: &Card,
+        users: &BTreeMap<UserId, User>,
+        reference: String,
+        setbacks: u32,
+    ) -> Result<CardOrder, Answer> {
         let until = self.now() + time_delta(self.settings.hold_back);
         if let Some(holder) = &card.holder
             && !users.get(holder).is_some_and(User::is_active)
@@ -236,11 +243,11 @@ impl Engine {
             order.photo = match photo {
                 Some(Ok(photo)) => photo,
                 Some(Err(error)) => {
-                    return Err(Answer::Later { until: self.back_off(0), reason: error.to_string() });
+                    return Err(Answer::Later { until: self.back_off(setbacks), reason: clean(&error.to_string()) });
                 }
                 None => {
                     let reason = "the photo did not come in time".to_owned();
-                    return Err(Answer::Later { until: self.back_off(0), reason });
+                    return Err(Answer::Later { until: self.back_off(setbacks), reason });
                 }
             };
         }
@@ -381,9 +388,10 @@ impl Engine {
                 _ => NotifyOutcome::Refused { reason: "not a message".to_owned() },
             };
             let answer = match sent {
-                NotifyOutcome::Sent => Answer::Ended { remark: "sent".to_owned(), noted: None },
+                NotifyOutcome::Sent => Answer::Ended { remark: "sent".to_owned(), noted: None, refused: false },
                 NotifyOutcome::Refused { reason } => {
-                    Answer::Ended { remark: format!("not sent: {}", clean(&reason)), noted: Some("message_not_sent") }
+                    let remark = format!("not sent: {}", clean(&reason));
+                    Answer::Ended { remark, noted: Some("message_not_sent"), refused: true }
                 }
                 NotifyOutcome::Unavailable { reason } => {
                     Answer::Later { until: self.back_off(job.setbacks), reason: clean(&reason) }
@@ -435,9 +443,11 @@ impl Engine {
                 .await
                 .unwrap_or_else(|| CustomOutcome::Unknown { reason: "no answer in time".to_owned() });
             let answer = match outcome {
-                CustomOutcome::Done { remark } => Answer::Ended { remark: clean(&remark), noted: Some("job_done") },
+                CustomOutcome::Done { remark } => {
+                    Answer::Ended { remark: clean(&remark), noted: Some("job_done"), refused: false }
+                }
                 CustomOutcome::Refused { reason } => {
-                    Answer::Ended { remark: clean(&reason), noted: Some("job_refused") }
+                    Answer::Ended { remark: clean(&reason), noted: Some("job_refused"), refused: true }
                 }
                 CustomOutcome::Unavailable { reason } => {
                     Answer::Later { until: self.back_off(job.setbacks), reason: clean(&reason) }
@@ -597,11 +607,17 @@ impl Engine {
                 job.remark = Some(reason.clone());
                 outcome = Outcome::Refused(Refusal::new(RefusalCode::HeldBack, reason.clone()));
             }
-            Answer::Ended { remark, noted } => {
+            Answer::Ended { remark, noted, refused } => {
                 job.state = JobState::Done;
                 job.attempt = None;
                 job.remark = Some(remark.clone());
-                outcome = Outcome::Done { object: None, state: job.state.name().into() };
+                outcome = if *refused {
+                    let code = noted.unwrap_or("refused").to_owned();
+                    Outcome::Refused(Refusal::new(RefusalCode::Custom(code), remark.clone()))
+                } else {
+                    let object = card.as_ref().map(|card| ObjectId::Card(card.id));
+                    Outcome::Done { object, state: job.state.name().into() }
+                };
                 if let (Some(mut card), Some(code)) = (card, noted) {
                     let reference = job.id.to_string();
                     changes.note_card(&mut card, stamp, Why::code(code).about(&reference));

@@ -69,9 +69,14 @@ impl Engine {
             ItemId::User(_) | ItemId::New(_) => None,
         };
         let ids: BTreeSet<CardId> = items.iter().filter_map(card_of).collect();
+        let with_jobs = items.iter().any(|item| item.job.is_some());
         let mut cards = self.cards_by_id(ids).await?;
         for item in items {
-            item.card = card_of(item).and_then(|id| cards.remove(&id));
+            // A card and its own job may both be items.
+            item.card = card_of(item).and_then(|id| match item.id {
+                ItemId::Card(_) if !with_jobs => cards.remove(&id),
+                _ => cards.get(&id).cloned(),
+            });
         }
         Ok(())
     }

@@ -20,7 +20,7 @@ pub use builder::{BuildError, EngineBuilder, EngineSettings};
 pub use run::{Candidate, Candidates, Execution, Interruption, Progress, Report, Run, StopHandle};
 
 use crate::actor::Actor;
-use crate::card::{Card, CardKind};
+use crate::card::{Card, CardKind, CardState};
 use crate::card_number::NumberRange;
 use crate::error::{During as _, Error};
 use crate::history::{ChainError, ChainKey, HistoryEntry, ObjectId, Stamp, verify_chain};
@@ -30,7 +30,7 @@ use crate::host::{
 };
 use crate::id::{CardId, JobId, RequestId, RunId, SymbolicName};
 use crate::job::{Job, JobState};
-use crate::options::{OptionCatalogue, Options, ResolvedOptions, ScriptOptions};
+use crate::options::{OptionCatalogue, OptionSource, Options, ResolvedOptions, ScriptOptions};
 use crate::process::{
     HouseRules, ItemId, Plan, PlanContext, Process, ProcessDefinition, ProcessRegistry, Refusal, RefusalCode, Slot,
 };
@@ -54,7 +54,7 @@ pub struct Engine {
     registry: ProcessRegistry,
     catalogue: OptionCatalogue,
     /// What each script says as long as nothing else was put in force.
-    shipped: BTreeMap<String, ScriptOptions>,
+    shipped: BTreeMap<String, (ScriptOptions, OptionSource)>,
     performers: BTreeMap<SymbolicName, Arc<dyn JobPerformer>>,
     rules: HouseRules,
     numbers: BTreeMap<CardKind, NumberRange>,
@@ -228,11 +228,15 @@ impl Engine {
         if enabled.is_empty() {
             reasons.push(Refusal::new(
                 RefusalCode::NotOffered,
-                format!("{} is switched off; it can be added to {}", definition.name, list(&definition.slots)),
+                format!(
+                    "{} is switched off; it can be added to the slots {}",
+                    definition.name,
+                    list(&definition.slots)
+                ),
             ));
         }
-        let may_start = self.access.may_start(actor, &definition.name).await;
-        let may = self.access.may(actor, &definition.name, std::slice::from_ref(object)).await;
+        let may_start = self.may_start(actor, &definition.name).await;
+        let may = self.may(actor, &definition.name, std::slice::from_ref(object)).await;
         let first = may.into_iter().next().unwrap_or(Decision::No { reason: "the policy did not answer".to_owned() });
         for decision in [may_start, first] {
             if let Decision::No { reason } = decision {
@@ -245,7 +249,9 @@ impl Engine {
         let items = self.load(process.needs(), std::slice::from_ref(object), &BTreeMap::new()).await?;
         for item in items {
             if let Err(refusal) = guard(definition, &enabled, &item, self.now()) {
-                reasons.push(refusal);
+                if refusal.code != RefusalCode::NotOffered || !enabled.is_empty() {
+                    reasons.push(refusal);
+                }
             } else if let Some(user) = item.user.as_ref().filter(|user| !user.is_active() && item.card.is_none()) {
                 reasons.push(Refusal::new(
                     RefusalCode::UserNotActive,
@@ -254,6 +260,25 @@ impl Engine {
             }
         }
         Ok(reasons)
+    }
+
+    async fn may_start(&self, actor: &Actor, process: &SymbolicName) -> Decision {
+        self.in_time(self.access.may_start(actor, process), self.settings.call_time_out)
+            .await
+            .unwrap_or_else(|| Decision::No { reason: "the access policy did not answer in time".to_owned() })
+    }
+
+    /// One decision for each object, whatever the policy gives.
+    async fn may(&self, actor: &Actor, process: &SymbolicName, objects: &[ItemId]) -> Vec<Decision> {
+        let asked = self.in_time(self.access.may(actor, process, objects), self.settings.call_time_out).await;
+        let reason = match asked {
+            Some(decisions) if decisions.len() == objects.len() => return decisions,
+            Some(decisions) => {
+                format!("the access policy gave {} decisions for {} objects", decisions.len(), objects.len())
+            }
+            None => "the access policy did not answer in time".to_owned(),
+        };
+        vec![Decision::No { reason }; objects.len()]
     }
 
     /// The time now, to the microsecond, which is what stores keep.
@@ -378,13 +403,10 @@ fn guard(
             )
         } else {
             let waits = now.signed_duration_since(busy.since).num_minutes();
+            let what = if card.state() == CardState::Processing { "being ordered" } else { "waiting for an open job" };
             Refusal::new(
                 RefusalCode::Busy,
-                format!(
-                    "card {} is busy: being ordered since {} ({waits} min)",
-                    card.id,
-                    busy.since.format("%F %T UTC")
-                ),
+                format!("card {} is busy: {what} since {} ({waits} min)", card.id, busy.since.format("%F %T UTC")),
             )
         });
     }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::{Deserialize, Serialize};
 
-use super::administration::{read, to_value};
+use super::administration::{numbers_key, read, to_value};
 use super::{Engine, PlanContextParts, guard, list, plan_item};
 use crate::actor::Actor;
 use crate::approval::ApprovalRequest;
@@ -20,7 +20,7 @@ use crate::host::{
     CardQuery, ClaimRequest, CommitError, Decision, DirectoryError, RepositoryError, RequestQuery, UserFilter,
 };
 use crate::id::{ActorId, CardId, JobId, RequestId, RunId, SymbolicName};
-use crate::job::JobKind;
+use crate::job::{JobKind, JobState, Task};
 use crate::options::{Options, Subject};
 use crate::process::{
     Answer, AnswerError, Filter, Form, ItemId, ItemKind, Outcome, Plan, Process, Refusal, RefusalCode, Selection, Slot,
@@ -164,6 +164,8 @@ pub enum Interruption {
     Stopped,
     /// The store or the directory failed: in words.
     Failed(String),
+    /// The outside does not want to be called for now. What is left stays in the queue for the next sync.
+    HeldBack,
 }
 
 /// How far a run is.
@@ -303,7 +305,7 @@ impl Engine {
         definition: &crate::process::ProcessDefinition,
         actor: &Actor,
     ) -> Result<BTreeSet<Slot>, Error> {
-        if let Decision::No { reason } = self.access.may_start(actor, &definition.name).await {
+        if let Decision::No { reason } = self.may_start(actor, &definition.name).await {
             return Err(Error::NotPermitted { actor: actor.id.clone(), process: definition.name.clone(), reason });
         }
         let enabled = self.slots().await?.of(definition);
@@ -421,7 +423,7 @@ impl Engine {
 
     /// Draws numbers in a short transaction of its own; fewer when the range is exhausted.
     async fn draw_numbers(&self, kind: CardKind, count: usize) -> Result<VecDeque<String>, Error> {
-        let key = format!("numbers/{}", kind.name());
+        let key = numbers_key(kind);
         let fresh = self.numbers.get(&kind);
         for _ in 0..1000 {
             let (mut record, held) = self.record::<Option<NumberRange>>(&key).await?;
@@ -604,6 +606,9 @@ impl Execution<'_> {
     fn rest(&mut self) -> Option<Vec<(ItemId, Outcome)>> {
         let refusal = match self.report.interrupted.as_ref()? {
             Interruption::Stopped => Refusal::new(RefusalCode::Stopped, "the run was stopped before this item"),
+            Interruption::HeldBack => {
+                Refusal::new(RefusalCode::HeldBack, "the outside does not want to be called for now")
+            }
             Interruption::Failed(words) => {
                 Refusal::new(RefusalCode::Store, format!("the run was interrupted before this item: {words}"))
             }
@@ -668,9 +673,15 @@ impl Execution<'_> {
         if jobs.is_empty() {
             return Ok(Vec::new());
         }
+        // A sync that finds nothing to do leaves no trace; one that does is on record like every run.
+        if let Err(error) = self.put_on_record().await {
+            engine.release(jobs.iter().map(|job| (job.id, job.version)).collect()).await;
+            return Err(error);
+        }
         let performed = engine.perform(jobs, &self.actor, &self.record.process, Some(self.id)).await;
-        // The bureau is not to be asked any more: what is left waits for the next sync.
-        self.ended |= performed.halted;
+        if performed.halted {
+            self.interrupt(Interruption::HeldBack);
+        }
         if let Some(error) = performed.failed {
             self.interrupt(Interruption::Failed(with_causes(&error)));
         }
@@ -744,13 +755,34 @@ impl Execution<'_> {
         let held = self.engine.repository.reservations(&keys).await.during("looking for what is done")?;
         let held: BTreeMap<String, String> = held.into_iter().map(|held| (held.key, held.owner)).collect();
         let mut left = Vec::with_capacity(places.len());
+        let mut cards = BTreeMap::new();
         for (place, key) in places.iter().zip(&keys) {
             match held.get(key) {
-                Some(object) => chunk.outcomes[*place] = Some(Outcome::DoneEarlier { object: object.clone() }),
+                Some(object) => {
+                    chunk.outcomes[*place] = Some(Outcome::DoneEarlier { object: object.clone() });
+                    let card = object.strip_prefix("card ").and_then(|id| id.parse::<CardId>().ok());
+                    cards.extend(card.map(|card| (card, *place)));
+                }
                 None => left.push(*place),
             }
         }
+        self.perform_what_was_left(chunk, &cards).await?;
         Ok(left)
+    }
+
+    /// Orders that an earlier start of this run was to place itself, and did not come to, are placed now.
+    async fn perform_what_was_left(&self, chunk: &mut Chunk, cards: &BTreeMap<CardId, usize>) -> Result<(), Error> {
+        let busy = self.engine.cards_by_id(cards.keys().copied().collect()).await?;
+        let jobs: Vec<JobId> = busy.values().filter_map(|card| card.busy.as_ref().map(|busy| busy.job)).collect();
+        for job in self.engine.jobs_by_id(&jobs).await?.into_values() {
+            let direct = matches!(job.task, Task::PlaceOrder { queued: false, .. }) && job.state == JobState::Open;
+            if let Some(place) =
+                job.card.and_then(|card| cards.get(&card)).filter(|_| direct && job.run == Some(self.id))
+            {
+                chunk.perform.push((*place, job.id));
+            }
+        }
+        Ok(())
     }
 
     async fn leave_out_forbidden(&self, chunk: &mut Chunk, places: &[usize]) -> Vec<usize> {
@@ -758,11 +790,7 @@ impl Execution<'_> {
         if objects.is_empty() {
             return Vec::new();
         }
-        let mut decisions = self.engine.access.may(&self.actor, &self.record.process, &objects).await;
-        if decisions.len() != objects.len() {
-            let reason = format!("the access policy gave {} decisions for {} objects", decisions.len(), objects.len());
-            decisions = vec![Decision::No { reason }; objects.len()];
-        }
+        let decisions = self.engine.may(&self.actor, &self.record.process, &objects).await;
         let mut left = Vec::with_capacity(places.len());
         for (place, decision) in places.iter().zip(decisions) {
             match decision {
@@ -826,7 +854,8 @@ impl Execution<'_> {
         let mut conflicting = Vec::new();
         let mut merged = Merged::of(plans);
         loop {
-            let opening = !self.begun && !merged.changes.is_empty();
+            // Also a run that changes nothing is on record.
+            let opening = !self.begun;
             if opening {
                 self.begin(&mut merged.changes)?;
             }
@@ -901,6 +930,19 @@ impl Execution<'_> {
         let why = Why::code("run_begun");
         changes.history.push(record.history.append(ObjectId::Run(self.id), None, "begun", &stamp, why));
         changes.records.push(record);
+        Ok(())
+    }
+
+    /// Stores the run before it has changed anything.
+    async fn put_on_record(&mut self) -> Result<(), Error> {
+        if !self.begun {
+            let mut changes = ChangeSet::new();
+            self.begin(&mut changes)?;
+            if !self.engine.commit_record(&changes).await? {
+                self.check_begun().await?;
+            }
+            self.begun = true;
+        }
         Ok(())
     }
 

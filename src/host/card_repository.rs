@@ -46,8 +46,8 @@ use crate::job::{Attempt, Job, JobKind, JobState};
 ///
 /// # Not required
 /// Transactions over several calls; an order of [`cards`](Self::cards), [`jobs`](Self::jobs) and the like; storing
-/// objects that are in no change set; a feed in the order of commits across objects; retries (the engine retries what
-/// [`RepositoryError::is_transient`] says). Texts hold no NUL: the library refuses it before it comes to a store.
+/// objects that are in no change set; a feed in the order of commits across objects; retries (a run that meets a
+/// failure is interrupted and can be continued; answers of the bureau are stored again and again). Texts hold no NUL: the library refuses it before it comes to a store.
 ///
 /// # Cancellation
 /// A call whose future is dropped may or may not have taken effect, but never in part.

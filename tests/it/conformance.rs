@@ -248,7 +248,7 @@ fn card(number: u128) -> (Card, HistoryEntry) {
 }
 
 const fn place_order() -> Task {
-    Task::PlaceOrder { notify_holder: false }
+    Task::PlaceOrder { notify_holder: false, queued: true }
 }
 
 fn changes(cards: Vec<Card>, history: Vec<HistoryEntry>) -> ChangeSet {

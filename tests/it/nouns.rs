@@ -225,7 +225,8 @@ proptest! {
 
 #[test]
 fn the_next_attempt_and_a_follow_up_never_change() {
-    let mut job = Job::new(job_id(5), Task::PlaceOrder { notify_holder: true }, None, &Scene::new().stamp());
+    let mut job =
+        Job::new(job_id(5), Task::PlaceOrder { notify_holder: true, queued: true }, None, &Scene::new().stamp());
     assert_eq!(job.next_attempt(noon()).reference, "00000000000000000000000000000005-1");
     let first = job.follow_up("notify");
     assert_eq!(first, job.follow_up("notify"), "however often the answer is applied");
@@ -247,13 +248,14 @@ fn texts_are_folded_for_case_and_accents() {
         ("ÉÈÊË éèêë", "eeee eeee"),
         ("Dvořák, Şükrü, Çelik, Ñuñez", "dvorak, sukru, celik, nunez"),
         ("İstanbul", "istanbul"),
-        ("ısı", "ısı"),
-        ("Straße", "straße"),
-        ("STRAẞE", "straße"),
+        ("ısı", "isi"),
+        ("Straße", "strasse"),
+        ("STRAẞE", "strasse"),
         ("ﬁnn", "finn"),
         ("Ｗｉｄｅ", "wide"),
-        ("Ærø Łódź", "ærø łodz"),
+        ("Ærø Łódź", "aero lodz"),
         ("ΑΘΉΝΑ", "αθηνα"),
+        ("ΓΙΏΡΓΟΣ Γιώργος", "γιωργοσ γιωργοσ"),
         ("Ёлкин", "елкин"),
         ("山田 太郎", "山田 太郎"),
         ("مُحَمَّد", "محمد"),
@@ -617,7 +619,7 @@ fn the_version_of_an_object_is_the_stores_and_is_not_stored_inside_it() {
     let stored = serde_json::to_value(&card).expect("it can be stored");
     assert_eq!(stored.get("version"), None);
     assert_eq!(serde_json::from_value::<Card>(stored).expect("it can be read").version, 0);
-    let mut job = scene.job(Task::PlaceOrder { notify_holder: false });
+    let mut job = scene.job(Task::PlaceOrder { notify_holder: false, queued: true });
     job.version = 9;
     let stored = serde_json::to_value(&job).expect("it can be stored");
     assert_eq!((stored.get("version"), stored.get("claim")), (None, None));
@@ -667,7 +669,7 @@ fn jobs_of_every_task_come_back_as_they_were_stored() {
         })
     };
     let tasks = [
-        (Task::PlaceOrder { notify_holder: true }, JobKind::PlaceOrder),
+        (Task::PlaceOrder { notify_holder: true, queued: true }, JobKind::PlaceOrder),
         (Task::TrackOrder { order_id: "O-1".to_owned() }, JobKind::TrackOrder),
         (message(MessageKind::CardOrdered, Recipient::Email("a@example.com".to_owned())), JobKind::Notify),
         (message(MessageKind::RequestWaiting, Recipient::Role(Role::Approver)), JobKind::Notify),

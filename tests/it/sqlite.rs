@@ -121,7 +121,8 @@ impl Office {
     }
 
     fn job(&self, changes: &mut ChangeSet) -> Job {
-        let job = Job::new(JobId::new(fresh()), Task::PlaceOrder { notify_holder: false }, None, &self.stamp());
+        let job =
+            Job::new(JobId::new(fresh()), Task::PlaceOrder { notify_holder: false, queued: true }, None, &self.stamp());
         changes.jobs.push(job.clone());
         job
     }

@@ -100,7 +100,7 @@ pub(crate) fn decide_order(
     context.rules.check_order(&card)?;
     let job = Job::new(
         JobId::derive(context.run, item, "place order"),
-        Task::PlaceOrder { notify_holder },
+        Task::PlaceOrder { notify_holder, queued },
         Some(card.id),
         &context.stamp,
     );

@@ -53,7 +53,7 @@ pub(crate) fn placed(
             order.order_id = Some(accepted.order_id.clone());
             changes.move_card(&mut card, CardState::Ordered, stamp, Why::code("accepted").about(&accepted.order_id))?;
             changes.jobs.push(track);
-            if matches!(job.task, Task::PlaceOrder { notify_holder: true }) && card.holder.is_some() {
+            if matches!(job.task, Task::PlaceOrder { notify_holder: true, .. }) && card.holder.is_some() {
                 tell_holder(&mut changes, &mut card, &job, stamp);
             }
             Outcome::card(&card)
@@ -72,7 +72,7 @@ pub(crate) fn placed(
             job.due = until;
             job.remark = Some(reason);
             changes.jobs.push(job);
-            return Ok((changes, Outcome::card(&card)));
+            return Ok((changes, Outcome::Unchanged { state: card.state().name().into() }));
         }
         PlaceAnswer::InDoubt { reason } => {
             job.state = JobState::InDoubt;
