@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::Arc;
 
 use chrono::{DateTime, NaiveDateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -263,9 +264,9 @@ pub struct Card {
     /// What was copied from the user when it was ordered, by card attribute.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub attributes: BTreeMap<String, String>,
-    /// Which of its attributes it can be found by.
-    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
-    pub searchable: BTreeSet<String>,
+    /// Which of its attributes it can be found by; shared by all cards that got it from the same mapping.
+    #[serde(default, skip_serializing_if = "nothing")]
+    pub searchable: Arc<BTreeSet<String>>,
     /// The production type it is ordered as.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub production_type: Option<String>,
@@ -294,6 +295,10 @@ pub struct Card {
     pub created: DateTime<Utc>,
     /// The end of its history.
     pub history: ChainHead,
+}
+
+fn nothing(names: &BTreeSet<String>) -> bool {
+    names.is_empty()
 }
 
 impl Serialize for Card {
@@ -326,7 +331,7 @@ impl Card {
             holder: None,
             number: None,
             attributes: BTreeMap::new(),
-            searchable: BTreeSet::new(),
+            searchable: Arc::default(),
             production_type: None,
             order: None,
             failure: None,

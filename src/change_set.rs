@@ -57,6 +57,18 @@ impl ChangeSet {
         self.history.extend(history);
     }
 
+    /// Makes room for all of these at once: cards are large, and growing step by step would move them again and again.
+    pub(crate) fn reserve<'a>(&mut self, others: impl Iterator<Item = &'a Self> + Clone) {
+        let sum = |len: fn(&Self) -> usize| others.clone().map(len).sum();
+        self.cards.reserve(sum(|other| other.cards.len()));
+        self.requests.reserve(sum(|other| other.requests.len()));
+        self.jobs.reserve(sum(|other| other.jobs.len()));
+        self.records.reserve(sum(|other| other.records.len()));
+        self.releases.reserve(sum(|other| other.releases.len()));
+        self.takes.reserve(sum(|other| other.takes.len()));
+        self.history.reserve(sum(|other| other.history.len()));
+    }
+
     /// Moves a card to another state, keeps the history entry, and gives back the reservations that only an open order
     /// holds once it is none any more. The card itself is added with [`put_card`](Self::put_card) when it is complete.
     ///

@@ -1,5 +1,6 @@
 //! History: who changed what, when, by which process, from what to what, and why; one chain for each object.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use chrono::{DateTime, SubsecRound as _, Utc};
@@ -161,11 +162,11 @@ pub struct HistoryEntry {
     pub run: Option<RunId>,
     /// The state before; `None` when the object was created.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub from: Option<String>,
+    pub from: Option<Cow<'static, str>>,
     /// The state after; equal to `from` when something else than the state changed.
-    pub to: String,
+    pub to: Cow<'static, str>,
     /// Why, as a code, such as `accepted`.
-    pub code: String,
+    pub code: Cow<'static, str>,
     /// What it refers to, such as an order id; never a personal value.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reference: Option<String>,
@@ -229,7 +230,7 @@ pub struct Stamp<'a> {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Why<'a> {
     /// A short code, such as `accepted`.
-    pub code: &'a str,
+    pub code: &'static str,
     /// An id it refers to, such as an order id.
     pub reference: Option<&'a str>,
     /// A free text; the history keeps its digest.
@@ -238,7 +239,7 @@ pub struct Why<'a> {
 
 impl<'a> Why<'a> {
     /// Just a code.
-    pub const fn code(code: &'a str) -> Self {
+    pub const fn code(code: &'static str) -> Self {
         Self { code, reference: None, text: None }
     }
 
@@ -260,8 +261,8 @@ impl ChainHead {
     pub fn append(
         &mut self,
         object: ObjectId,
-        from: Option<&str>,
-        to: &str,
+        from: Option<&'static str>,
+        to: &'static str,
         stamp: &Stamp<'_>,
         why: Why<'_>,
     ) -> HistoryEntry {
@@ -272,9 +273,9 @@ impl ChainHead {
             actor: stamp.actor.clone(),
             process: stamp.process.clone(),
             run: stamp.run,
-            from: from.map(str::to_owned),
-            to: to.to_owned(),
-            code: why.code.to_owned(),
+            from: from.map(Cow::Borrowed),
+            to: Cow::Borrowed(to),
+            code: Cow::Borrowed(why.code),
             reference: why.reference.map(str::to_owned),
             text: why.text.map(Digest::of),
             seal: Digest::default(),

@@ -3,6 +3,7 @@
 use std::borrow::Borrow;
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -89,29 +90,45 @@ fn derive_uuid(run: RunId, item: &str, purpose: &str) -> Uuid {
     Uuid::new_v5(&run.0, name.as_bytes())
 }
 
+macro_rules! into_text {
+    ($name:ident) => {
+        impl Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(&self.0)
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(id: $name) -> Self {
+                id.as_str().to_owned()
+            }
+        }
+    };
+}
+
 macro_rules! text_id {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
-        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-        #[serde(try_from = "String", into = "String")]
-        pub struct $name(String);
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+        #[serde(try_from = "String")]
+        pub struct $name(Arc<str>);
 
         impl $name {
             /// The id, if the text is 1 to 256 characters and none of them is a control character.
             ///
             /// # Errors
             /// [`InvalidId`] for an empty or too long text, or one with control characters (NUL among them).
-            pub fn new(text: impl Into<String>) -> Result<Self, InvalidId> {
-                let text = text.into();
+            pub fn new(text: impl AsRef<str>) -> Result<Self, InvalidId> {
+                let text = text.as_ref();
                 let long = text.chars().count();
                 if long == 0 || long > 256 || text.chars().any(char::is_control) {
                     return Err(InvalidId::new(
                         stringify!($name),
-                        &text,
+                        text,
                         "1 to 256 characters without control characters",
                     ));
                 }
-                Ok(Self(text))
+                Ok(Self(text.into()))
             }
 
             /// The text of the id.
@@ -128,11 +145,7 @@ macro_rules! text_id {
             }
         }
 
-        impl From<$name> for String {
-            fn from(id: $name) -> Self {
-                id.0
-            }
-        }
+        into_text!($name);
 
         impl FromStr for $name {
             type Err = InvalidId;
@@ -168,9 +181,9 @@ text_id! {
 /// The exact name of a process, an option, a script or a job performer, such as `CardsBoProcIssueMultiple`.
 ///
 /// Symbolic names are data: they are compared as written, and never derived, corrected or re-cased.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct SymbolicName(std::sync::Arc<str>);
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+#[serde(try_from = "String")]
+pub struct SymbolicName(Arc<str>);
 
 impl SymbolicName {
     /// The name, if it is 1 to 100 ASCII letters and digits, a letter first.
@@ -203,11 +216,7 @@ impl TryFrom<String> for SymbolicName {
     }
 }
 
-impl From<SymbolicName> for String {
-    fn from(name: SymbolicName) -> Self {
-        name.0.as_ref().to_owned()
-    }
-}
+into_text!(SymbolicName);
 
 impl FromStr for SymbolicName {
     type Err = InvalidId;

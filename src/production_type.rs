@@ -1,6 +1,7 @@
 //! Production types: what the bureau can make, and which card elements it wants.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -154,7 +155,7 @@ pub struct UserToCardMap {
     /// Card attribute by user attribute name: (user attribute, card attribute).
     pub attributes: Vec<(String, String)>,
     /// The card attributes that cards can be searched by. Each costs an index entry a card.
-    pub searchable: Vec<String>,
+    pub searchable: Arc<BTreeSet<String>>,
 }
 
 impl Default for UserToCardMap {
@@ -171,7 +172,7 @@ impl Default for UserToCardMap {
                 same(EMAIL),
                 same("employeeNumber"),
             ],
-            searchable: vec!["commonName".to_owned(), "employeeNumber".to_owned(), "lastName".to_owned()],
+            searchable: Arc::new(["commonName", "employeeNumber", "lastName"].map(str::to_owned).into()),
         }
     }
 }
@@ -207,7 +208,7 @@ impl UserToCardMap {
                 None => drop(card.attributes.remove(to)),
             }
         }
-        card.searchable = self.searchable.iter().cloned().collect();
+        card.searchable = Arc::clone(&self.searchable);
         Ok(())
     }
 }

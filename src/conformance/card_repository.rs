@@ -182,7 +182,7 @@ pub async fn stored_objects_come_back_equal(kit: &Kit<'_>) {
     emptied.holder = None;
     emptied.number = None;
     emptied.attributes.clear();
-    emptied.searchable.clear();
+    emptied.searchable = Arc::default();
     emptied.order = None;
     emptied.busy = None;
     let mut claimed = store.claim(&scene.claim(kit, 1)).await;
@@ -435,7 +435,7 @@ pub async fn pages_are_stable(kit: &Kit<'_>) {
     let new_card = |number: usize| {
         let (mut card, entry) = scene.card(kit);
         card.attributes.insert("conformance".to_owned(), format!("{} {number}", scene.run));
-        card.searchable.insert("conformance".to_owned());
+        Arc::make_mut(&mut card.searchable).insert("conformance".to_owned());
         (card, entry)
     };
 
@@ -1091,7 +1091,7 @@ fn filter_cards(kit: &Kit<'_>, scene: &Scene, others: &Scene) -> Vec<(Card, Hist
         card.attributes.insert("commonName".to_owned(), name.to_owned());
         card.attributes.insert("conformance".to_owned(), format!("{} {name}", scene.run));
         card.attributes.insert("secret".to_owned(), name.to_owned());
-        card.searchable = ["commonName", "conformance", "absent"].into_iter().map(str::to_owned).collect();
+        card.searchable = Arc::new(["commonName", "conformance", "absent"].map(str::to_owned).into());
         card.number = Some(format!("C-{place}"));
         card.production_type = (place % 2 == 0).then(|| format!("type {}", place % 4));
         let busy = Busy { job: JobId::new(kit.id()), since: scene.at, in_doubt: place % 4 == 1 };
@@ -1263,7 +1263,7 @@ impl Scene {
         card.attributes = [("commonName", "Zoë \"x\" \\ %_'; --"), ("empty", ""), ("城市", "東京 🗼\n\tx")]
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
             .into();
-        card.searchable = ["commonName", "empty", "absent"].map(str::to_owned).into();
+        card.searchable = Arc::new(["commonName", "empty", "absent"].map(str::to_owned).into());
         card.production_type = Some("badge & more".to_owned());
         let naive = |micros| moment(micros).naive_utc();
         card.order = Some(Order {

@@ -183,7 +183,7 @@ impl Engine {
         &self,
         process: &str,
         actor: &Actor,
-        code: &str,
+        code: &'static str,
         change: impl Fn(&mut BTreeSet<Slot>, &[Slot]) -> Result<bool, Slot> + Send,
     ) -> Result<(), Error> {
         let definition = self.registry.process(process)?.definition();

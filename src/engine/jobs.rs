@@ -490,7 +490,7 @@ impl Engine {
             let mut at_hand = BTreeSet::new();
             let (now, later): (Vec<_>, Vec<_>) =
                 answers.into_iter().partition(|(job, _)| job.card.is_none_or(|card| at_hand.insert(card)));
-            let (changes, done) = self.apply_all(&now, &cards, by);
+            let (changes, done) = self.apply_all(&now, cards, by);
             match self.repository.commit(&changes).await {
                 Ok(()) => {
                     outcomes.extend(done);
@@ -521,17 +521,18 @@ impl Engine {
         Err(Error::ChangedMeanwhile { what: format!("{} jobs", answers.len()) })
     }
 
+    /// Each card belongs to one of the answers only.
     fn apply_all(
         &self,
         answers: &[(Job, Answer)],
-        cards: &BTreeMap<CardId, Card>,
+        mut cards: BTreeMap<CardId, Card>,
         by: By<'_>,
     ) -> (ChangeSet, Vec<(JobId, Outcome)>) {
         let stamp = self.stamp(by.actor, by.process, by.run);
         let mut changes = ChangeSet::new();
         let mut done = Vec::with_capacity(answers.len());
         for (job, answer) in answers {
-            let card = job.card.and_then(|card| cards.get(&card)).cloned();
+            let card = job.card.and_then(|card| cards.remove(&card));
             let (set, outcome) = self.apply(job.clone(), card, answer, &stamp);
             changes.append(set);
             done.push((job.id, outcome));
@@ -541,27 +542,29 @@ impl Engine {
 
     /// What one answer changes.
     fn apply(&self, mut job: Job, card: Option<Card>, answer: &Answer, stamp: &Stamp<'_>) -> (ChangeSet, Outcome) {
-        let applied = match (answer, &card) {
-            (Answer::Placed(answer), Some(card)) if is_waiting_for(card, &job) => {
-                order_job::placed(job.clone(), card.clone(), answer.clone(), self.next_poll(), stamp)
+        let applied = match (answer, card) {
+            (Answer::Placed(answer), Some(card)) if is_waiting_for(&card, &job) => {
+                order_job::placed(job.clone(), card, answer.clone(), self.next_poll(), stamp)
             }
             (Answer::Status(status), Some(card)) if job.state == JobState::Open => order_job::status_read(
                 job.clone(),
-                card.clone(),
+                card,
                 status.clone(),
                 &self.rules.status_map,
                 self.next_poll(),
                 stamp,
             ),
-            (Answer::Placed(PlaceAnswer::Accepted(accepted)), _) => {
+            (Answer::Placed(PlaceAnswer::Accepted(accepted)), card) => {
                 let (mut changes, outcome) = late(&job, card, &accepted.order_id, stamp);
                 // Stored only if the job is as it was when the order was sent; else it is loaded and judged again.
                 changes.jobs.push(job);
                 return (changes, outcome);
             }
-            (Answer::LateAcceptance { order_id }, _) => return late(&job, card, order_id, stamp),
-            (Answer::Placed(_) | Answer::Status(_) | Answer::Superseded, _) => return superseded(job, card.as_ref()),
-            _ => return self.apply_to_job(job, card, answer, stamp),
+            (Answer::LateAcceptance { order_id }, card) => return late(&job, card, order_id, stamp),
+            (Answer::Placed(_) | Answer::Status(_) | Answer::Superseded, card) => {
+                return superseded(job, card.as_ref());
+            }
+            (_, card) => return self.apply_to_job(job, card, answer, stamp),
         };
         applied.unwrap_or_else(|error| {
             // Cannot happen while a card waits for its job; should it, the job is kept for a person to see.

@@ -111,9 +111,15 @@ impl Engine {
             _ => item.card.as_ref().and_then(|card| card.holder.clone()),
         };
         let ids: BTreeSet<UserId> = items.iter().filter_map(user_of).collect();
-        let users = self.users_by_id(ids).await?;
-        for item in items {
+        let mut users = self.users_by_id(ids).await?;
+        // Several cards may have the same holder; a user that is an item is there once, and moves.
+        for item in items.iter_mut().filter(|item| !matches!(item.id, ItemId::User(_))) {
             item.user = user_of(item).and_then(|id| users.get(&id).cloned());
+        }
+        for item in items {
+            if let ItemId::User(id) = &item.id {
+                item.user = users.remove(id);
+            }
         }
         Ok(())
     }

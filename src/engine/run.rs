@@ -367,7 +367,11 @@ impl Engine {
         match query.text.iter().find(|text| text.name != Card::NUMBER && !searchable.contains(&text.name)) {
             Some(text) => Err(AnswerError::NotSearchable {
                 found: text.name.chars().take(100).collect(),
-                allowed: format!("{}, {}", Card::NUMBER, searchable.join(", ")),
+                allowed: format!(
+                    "{}, {}",
+                    Card::NUMBER,
+                    searchable.iter().map(String::as_str).collect::<Vec<_>>().join(", ")
+                ),
             }
             .into()),
             None => Ok(()),
@@ -735,7 +739,7 @@ impl Execution<'_> {
         let places = self.leave_out_forbidden(chunk, &places).await;
         let ids: Vec<ItemId> = places.iter().map(|place| chunk.ids[*place].clone()).collect();
         let items = self.engine.load(self.process.needs(), &ids, &self.answers).await?;
-        let mut plans = self.plan(chunk, places.into_iter().zip(items).collect());
+        let mut plans = self.plan(chunk, places.into_iter().zip(items));
         self.number(chunk, &mut plans).await?;
         for (place, plan) in &mut plans {
             if !plan.changes.is_empty() {
@@ -801,7 +805,11 @@ impl Execution<'_> {
         left
     }
 
-    fn plan(&self, chunk: &mut Chunk, items: Vec<(usize, crate::process::Item)>) -> Vec<(usize, Plan)> {
+    fn plan(
+        &self,
+        chunk: &mut Chunk,
+        items: impl ExactSizeIterator<Item = (usize, crate::process::Item)>,
+    ) -> Vec<(usize, Plan)> {
         let parts = PlanContextParts {
             stamp: self.engine.stamp(&self.actor, &self.record.process, Some(self.id)),
             actor: &self.actor,
@@ -828,6 +836,7 @@ impl Execution<'_> {
             if wanted == 0 {
                 continue;
             }
+            let rules = &self.engine.rules;
             let mut numbers = self.engine.draw_numbers(kind, wanted).await?;
             plans.retain_mut(|(place, plan)| {
                 if plan.number != Some(kind) {
@@ -838,10 +847,19 @@ impl Execution<'_> {
                     chunk.refuse(*place, Refusal::new(RefusalCode::NumbersExhausted, reason));
                     return false;
                 };
+                // A range set since the office was built may have longer numbers than the plan reckoned with.
+                let surprising = number.chars().count() > rules.longest_number;
                 for card in plan.changes.cards.iter_mut().filter(|card| card.version == 0 && card.number.is_none()) {
                     let owner = card.id.to_string();
                     plan.changes.takes.push(Reservation { key: format!("number/{number}"), owner });
                     card.number = Some(number.clone());
+                    if surprising
+                        && card.production_type.is_some()
+                        && let Err(refusal) = rules.check_order(card)
+                    {
+                        chunk.refuse(*place, refusal);
+                        return false;
+                    }
                 }
                 true
             });
@@ -1032,6 +1050,7 @@ struct Part {
 impl Merged {
     fn of(plans: Vec<(usize, Plan)>) -> Self {
         let mut merged = Self { changes: ChangeSet::new(), parts: Vec::with_capacity(plans.len()) };
+        merged.changes.reserve(plans.iter().map(|(_, plan)| &plan.changes));
         for (place, Plan { changes, outcome, perform, .. }) in plans {
             merged.add(place, changes, outcome, perform);
         }

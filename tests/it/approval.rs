@@ -133,7 +133,7 @@ fn rejecting_needs_a_reason_which_the_request_keeps_and_the_history_only_as_dige
     for object in [ObjectId::Request(asked.id), ObjectId::Card(card)] {
         let entries = block_on(office.engine.history(&object)).unwrap();
         let last = entries.last().unwrap();
-        assert_eq!((last.code.as_str(), last.text), ("rejected", Some(Digest::of(reason))));
+        assert_eq!((last.code.as_ref(), last.text), ("rejected", Some(Digest::of(reason))));
         assert!(!serde_json::to_string(&entries).unwrap().contains("March"), "only the digest");
     }
 

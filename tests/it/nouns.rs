@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
+use std::sync::Arc;
 
 use cardwright::host::{CardQuery, RequestQuery, StatusMap, TextPrefix, UserFilter};
 use cardwright::process::{
@@ -295,7 +296,7 @@ fn a_card_is_found_by_its_number_and_its_searchable_attributes_only() {
     let mut card = Scene::new().card();
     card.number = Some("C-Ä1".to_owned());
     card.attributes = texts([("lastName", "Ångström"), ("upn", "secret@example.com")]);
-    card.searchable = BTreeSet::from(["lastName".to_owned(), "missing".to_owned()]);
+    card.searchable = Arc::new(BTreeSet::from(["lastName".to_owned(), "missing".to_owned()]));
     let terms: Vec<_> = card.search_terms().collect();
     assert_eq!(terms, [("number", "c-a1".to_owned()), ("lastName", "angstrom".to_owned())]);
 }
@@ -416,12 +417,12 @@ fn a_refused_element_is_named_and_its_value_is_not() {
 fn the_mapping_copies_what_the_user_has_and_removes_what_is_gone() {
     let map = UserToCardMap {
         attributes: vec![("mail".to_owned(), "email".to_owned()), ("title".to_owned(), "title".to_owned())],
-        searchable: vec!["email".to_owned()],
+        searchable: Arc::new(BTreeSet::from(["email".to_owned()])),
     };
     let mut card = card_with(None, &[("title", "of last year"), ("kept", "as it was")]);
     map.copy(&texts([("mail", "a@example.com"), ("salary", "1")]), &mut card).expect("plain texts");
     assert_eq!(card.attributes, texts([("email", "a@example.com"), ("kept", "as it was")]));
-    assert_eq!(card.searchable, BTreeSet::from(["email".to_owned()]));
+    assert_eq!(*card.searchable, BTreeSet::from(["email".to_owned()]));
 }
 
 // ---- digests ----
@@ -493,7 +494,7 @@ impl Scene {
         card.holder = Some(user_id("CN=Ångström 🙂"));
         card.number = Some("C-0001".to_owned());
         card.attributes = texts([("commonName", "Åsa \u{202e}x\0\""), ("", "empty name")]);
-        card.searchable = BTreeSet::from(["commonName".to_owned()]);
+        card.searchable = Arc::new(BTreeSet::from(["commonName".to_owned()]));
         card.production_type = Some("standard".to_owned());
         card.order = Some(Order {
             order_id: Some("O-1".to_owned()),

@@ -150,7 +150,7 @@ impl Office {
         let card = self.card(id);
         block_on(self.engine.verify_card(&card)).expect("history can be read").expect("the chain verifies");
         let entries = block_on(self.engine.history(&ObjectId::Card(id))).expect("history can be read");
-        entries.into_iter().map(|entry| entry.code).collect()
+        entries.into_iter().map(|entry| entry.code.into_owned()).collect()
     }
 }
 

@@ -398,7 +398,7 @@ fn processes_are_switched_off_and_on_for_all_instances_at_run_time() {
     office.order("u1");
 
     let entries = block_on(office.engine.history(&ObjectId::Record("enablement".to_owned()))).unwrap();
-    let last: Vec<_> = entries.iter().rev().take(2).map(|entry| (entry.code.as_str(), entry.actor.as_str())).collect();
+    let last: Vec<_> = entries.iter().rev().take(2).map(|entry| (entry.code.as_ref(), entry.actor.as_str())).collect();
     assert_eq!(last, [("enabled", "ada"), ("disabled", "ada")]);
     assert_eq!(entries.last().unwrap().reference.as_deref(), Some(ORDER));
 }

@@ -114,7 +114,7 @@ impl Office {
         card.number = Some(number.to_owned());
         card.production_type = Some("badge".to_owned());
         card.attributes.insert("surname".to_owned(), surname.to_owned());
-        card.searchable.insert("surname".to_owned());
+        Arc::make_mut(&mut card.searchable).insert("surname".to_owned());
         changes.history.push(entry);
         changes.put_card(card.clone());
         card

@@ -1,0 +1,174 @@
+//! An office to measure: the engine on any store, a directory that makes its users up, and a bureau that accepts at once.
+
+use std::collections::BTreeMap;
+use std::error::Error;
+
+use async_trait::async_trait;
+use cardwright::adapters::memory::{ManualClock, MemoryUsers, RecordingNotifier};
+use cardwright::host::{
+    Accepted, AllowAll, CardOrder, CardRepository, DirectoryError, FindOutcome, GoCardsProvider, OrderStatus,
+    PlaceOutcome, Placement, StatusMap, StatusOutcome, UserFilter, UserPage, UserRepository,
+};
+use cardwright::options::{OptionSource, OptionValue, SEND_ORDERED_EMAIL};
+use cardwright::process::{Answer, HouseRules, ItemId};
+use cardwright::{
+    Actor, ActorId, Card, CardElement, CardState, Engine, EngineSettings, ProductionType, Role, RunId, User, UserId,
+    UserState,
+};
+use futures::executor::block_on;
+use uuid::Uuid;
+
+pub(crate) type Fallible<T = ()> = Result<T, Box<dyn Error>>;
+
+/// What is measured, in the order in which it must be done: process and name.
+pub(crate) const STAGES: [(&str, &str); 3] = [
+    ("CardsAddonExtProdBoProcOrderMultiple", "order multiple, queued"),
+    ("CardsAddonExtProdBatchSyncOrder", "dispatch"),
+    ("CardsAddonExtProdBatchSyncStatus", "status sync"),
+];
+
+/// Everything around one engine.
+pub(crate) struct Office {
+    pub(crate) engine: Engine,
+    clock: ManualClock,
+}
+
+impl Office {
+    /// An office whose store must run by the same clock. Nobody is sent an e-mail.
+    pub(crate) fn new(
+        repository: impl CardRepository,
+        users: impl UserRepository,
+        clock: ManualClock,
+        settings: EngineSettings,
+    ) -> Fallible<Self> {
+        let engine = Engine::builder()
+            .repository(repository)
+            .users(users)
+            .bureau(InstantBureau)
+            .notifier(RecordingNotifier::new())
+            .access(AllowAll)
+            .clock(clock.clone())
+            .rules(rules())
+            .settings(settings)
+            .build()?;
+        let no_mail = BTreeMap::from([(SEND_ORDERED_EMAIL.name().to_owned(), OptionValue::Boolean(false))]);
+        let administrator = Actor::person(ActorId::new("ada")?, UserId::new("p-ada")?, [Role::Administrator]);
+        block_on(engine.set_options("CardsAddonExtProdScriptOptions", OptionSource::Values(no_mail), &administrator))?;
+        Ok(Self { engine, clock })
+    }
+
+    /// Does one of the [`STAGES`] for all cards. The ids that come out are the same each time.
+    pub(crate) fn run(&self, stage: usize, answer: Answer, cards: usize) -> Fallible {
+        let (process, _) = STAGES[stage];
+        let service = Actor::system(ActorId::new("bench")?, [Role::BatchSync, Role::Operator]);
+        let report = block_on(async {
+            let run = self.engine.open_as(RunId::new(Uuid::from_u128(1 + stage as u128)), process, &service).await?;
+            self.engine.next(&run, answer).await?.finish().await
+        })?;
+        if report.done_in_all() != cards as u64 || report.interrupted.is_some() {
+            return Err(format!("{process} did not do all {cards} cards: {report:?}").into());
+        }
+        Ok(())
+    }
+
+    /// Lets the time come at which the bureau is asked again.
+    pub(crate) fn next_day(&self) {
+        self.clock.advance(std::time::Duration::from_secs(24 * 3600));
+    }
+}
+
+pub(crate) fn clock() -> Fallible<ManualClock> {
+    Ok(ManualClock::new("2030-01-07T08:00:00Z".parse()?))
+}
+
+/// A badge with the holder's name, the card number and an optional employee number.
+pub(crate) fn rules() -> HouseRules {
+    HouseRules::new()
+        .production_type(
+            ProductionType::new("standard", "ART-1")
+                .element(CardElement::required("NAME", "commonName", 40))
+                .element(CardElement::required("NUMBER", Card::NUMBER, 12))
+                .element(CardElement::optional("EMPLOYEE", "employeeNumber", 10)),
+        )
+        .status_map(StatusMap::new().with("shipped", CardState::Produced))
+}
+
+pub(crate) fn user_id(number: usize) -> UserId {
+    UserId::new(format!("u{number:07}")).expect("a valid id")
+}
+
+pub(crate) fn user(number: usize) -> User {
+    let last = ["Ångström", "Baker", "Černý", "Dvořák", "Evans", "Fournier", "García"][number % 7];
+    User::new(
+        user_id(number),
+        UserState::Active,
+        [
+            ("commonName", format!("Person {number} {last}")),
+            ("upn", format!("u{number:07}@corp.example.com")),
+            ("firstName", "Person".to_owned()),
+            ("lastName", last.to_owned()),
+            ("email", format!("u{number:07}@example.com")),
+            ("employeeNumber", format!("E{number:07}")),
+        ]
+        .map(|(name, value)| (name.to_owned(), value)),
+    )
+}
+
+/// The first so many users, in memory.
+pub(crate) fn users(count: usize) -> MemoryUsers {
+    MemoryUsers::new((0..count).map(user))
+}
+
+pub(crate) fn selection(count: usize) -> Answer {
+    Answer::ids((0..count).map(|number| ItemId::User(user_id(number))))
+}
+
+/// So many users, none of whom takes any memory: each is made up when asked for.
+pub(crate) struct EndlessUsers(pub(crate) usize);
+
+#[async_trait]
+impl UserRepository for EndlessUsers {
+    async fn users(&self, ids: &[UserId]) -> Result<Vec<User>, DirectoryError> {
+        let number = |id: &UserId| id.as_str().strip_prefix('u')?.parse().ok().filter(|number| *number < self.0);
+        Ok(ids.iter().filter_map(number).map(user).collect())
+    }
+
+    async fn search(&self, _: &UserFilter, cursor: Option<&str>, limit: usize) -> Result<UserPage, DirectoryError> {
+        let expired = |_| DirectoryError::CursorExpired;
+        let start: usize = cursor.map_or(Ok(0), |cursor| cursor.parse().map_err(expired))?;
+        let end = (start + limit).min(self.0);
+        Ok(UserPage { users: (start..end).map(user).collect(), next: (end < self.0).then(|| end.to_string()) })
+    }
+
+    async fn photo(&self, _: &UserId) -> Result<Option<Vec<u8>>, DirectoryError> {
+        Ok(None)
+    }
+}
+
+/// Accepts every order at once, and has shipped whatever it is asked for.
+struct InstantBureau;
+
+#[async_trait]
+impl GoCardsProvider for InstantBureau {
+    fn placement(&self) -> Placement {
+        Placement::NotIdempotent
+    }
+
+    async fn place(&self, orders: &[CardOrder]) -> Vec<PlaceOutcome> {
+        let accepted = |order: &CardOrder| Accepted { order_id: format!("O-{}", order.reference), card_id: None };
+        orders.iter().map(|order| PlaceOutcome::Accepted(accepted(order))).collect()
+    }
+
+    async fn status(&self, order_ids: &[String]) -> Vec<StatusOutcome> {
+        let shipped = |order_id: &String| OrderStatus {
+            order_id: order_id.clone(),
+            text: "shipped".to_owned(),
+            ..OrderStatus::default()
+        };
+        order_ids.iter().map(|order_id| StatusOutcome::Known(shipped(order_id))).collect()
+    }
+
+    async fn find(&self, _: &str) -> FindOutcome {
+        FindOutcome::CannotLook
+    }
+}
