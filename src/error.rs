@@ -14,7 +14,7 @@ pub enum Error {
     #[error(transparent)]
     Process(#[from] RegistryError),
     /// The process is in no slot: an administrator adds it to one, see [`Engine::enable`](crate::Engine::enable).
-    #[error("{process} is switched off; it can be added to {slots}")]
+    #[error("{process} is switched off; it can be added to these slots: {slots}")]
     Disabled {
         /// The process.
         process: SymbolicName,
@@ -131,4 +131,16 @@ impl<T> During<T> for Result<T, DirectoryError> {
     fn during(self, during: &'static str) -> Result<T, Error> {
         self.map_err(|source| Error::Directory { during, source })
     }
+}
+
+/// An error with all its causes, in one line.
+pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut words = error.to_string();
+    let mut cause = error.source();
+    while let Some(next) = cause {
+        words.push_str(": ");
+        words.push_str(&next.to_string());
+        cause = next.source();
+    }
+    words
 }

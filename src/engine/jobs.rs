@@ -10,11 +10,10 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 
 use super::Engine;
-use super::run::with_causes;
 use crate::actor::Actor;
 use crate::card::{Card, CardState};
 use crate::change_set::ChangeSet;
-use crate::error::{During as _, Error};
+use crate::error::{During as _, Error, with_causes};
 use crate::history::{ObjectId, Stamp, Why};
 use crate::host::{
     Accepted, CardOrder, CommitError, CustomOutcome, FindOutcome, NotifyOutcome, OrderStatus, PlaceOutcome, Placement,

@@ -2,9 +2,12 @@
 
 mod administration;
 mod builder;
+mod execution;
 mod jobs;
 mod load;
+mod merged;
 mod run;
+mod source;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -17,7 +20,8 @@ use uuid::Uuid;
 
 pub use administration::OptionVersion;
 pub use builder::{BuildError, EngineBuilder, EngineSettings};
-pub use run::{Candidate, Candidates, Execution, Interruption, Progress, Report, Run, StopHandle};
+pub use execution::{Execution, StopHandle};
+pub use run::{Candidate, Candidates, Interruption, Progress, Report, Run};
 
 use crate::actor::Actor;
 use crate::card::{Card, CardKind, CardState};

@@ -8,6 +8,7 @@ mod nouns;
 mod office;
 mod options;
 mod ordering;
+mod outside;
 mod quickstart;
 mod registry;
 mod runs;

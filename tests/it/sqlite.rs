@@ -5,15 +5,15 @@ use std::future::Future as _;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Barrier, Mutex};
+use std::sync::{Arc, Barrier};
 use std::task::{Context, Waker};
 use std::time::Duration;
 
-use async_trait::async_trait;
+use cardwright::adapters::memory::ManualClock;
 use cardwright::adapters::sqlite::{SqliteOptions, SqliteRepository};
 use cardwright::conformance::block_on as wait;
 use cardwright::host::{
-    CardQuery, CardRepository, ClaimRequest, Clock, CommitError, JobQuery, RepositoryError, TextPrefix,
+    CardQuery, CardRepository, ClaimRequest, Clock as _, CommitError, JobQuery, RepositoryError, TextPrefix,
 };
 use cardwright::{
     ActorId, Busy, Card, CardId, CardKind, CardState, ChainKey, ChangeSet, Conflict, Job, JobId, JobKind, JobState,
@@ -31,39 +31,14 @@ fn fresh() -> Uuid {
     Uuid::from_u128(NEXT.fetch_add(1, Ordering::Relaxed).into())
 }
 
-/// A clock that stands still until it is moved.
-struct StoppedClock(Mutex<DateTime<Utc>>);
-
-impl StoppedClock {
-    fn new() -> Arc<Self> {
-        Arc::new(Self(Mutex::new(DateTime::UNIX_EPOCH + TimeDelta::days(20_000))))
-    }
-
-    fn pass(&self, seconds: i64) {
-        *self.0.lock().unwrap() += TimeDelta::seconds(seconds);
-    }
-}
-
-#[async_trait]
-impl Clock for StoppedClock {
-    fn now(&self) -> DateTime<Utc> {
-        *self.0.lock().unwrap()
-    }
-
-    async fn sleep(&self, _: Duration) {
-        std::future::pending().await
-    }
-}
-
 fn folder() -> (TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("cards.db");
     (folder, path)
 }
 
-fn open_at(path: &Path, clock: &Arc<StoppedClock>) -> SqliteRepository {
-    let clock: Arc<dyn Clock> = Arc::<StoppedClock>::clone(clock);
-    SqliteRepository::open_with(path, SqliteOptions::new(clock)).unwrap()
+fn open_at(path: &Path, clock: &ManualClock) -> SqliteRepository {
+    SqliteRepository::open_with(path, SqliteOptions::new(Arc::new(clock.clone()))).unwrap()
 }
 
 /// Drops the last handle and waits until its threads have closed the file, which removes the log.
@@ -491,7 +466,7 @@ fn change_of(card: Card) -> ChangeSet {
 #[test]
 fn claims_are_leased_and_fenced() -> Tested {
     let (_folder, path) = folder();
-    let clock = StoppedClock::new();
+    let clock = ManualClock::new(DateTime::UNIX_EPOCH + TimeDelta::days(20_000));
     let store = open_at(&path, &clock);
     let mut office = Office::new();
     office.run = Some(RunId::new(fresh()));
@@ -518,10 +493,10 @@ fn claims_are_leased_and_fenced() -> Tested {
     assert_eq!(wait(store.claim(&by_id))?.len(), 1);
     assert_eq!(wait(store.claim(&ClaimRequest { kinds: vec![JobKind::Notify], ..by_id }))?, []);
 
-    clock.pass(9);
+    clock.advance(Duration::from_secs(9));
     let held = [(first[0].id, 2), (first[1].id, 1)];
     assert_eq!(wait(store.renew(&held, lease))?, [first[0].id]);
-    clock.pass(9);
+    clock.advance(Duration::from_secs(9));
     let again = wait(store.claim(&ClaimRequest { limit: 2, ..request.clone() }))?;
     assert_eq!(again.iter().map(|job| (job.id, job.version)).collect::<Vec<_>>(), [(first[1].id, 3), (first[2].id, 3)]);
     assert_eq!(wait(store.renew(&[(first[1].id, 2)], lease))?, []);
