@@ -14,8 +14,8 @@ use cardwright::host::{RequestQuery, RolePolicy};
 use cardwright::options::OptionSource;
 use cardwright::process::{Answer, Filter, HouseRules, ItemId, Outcome};
 use cardwright::{
-    Actor, ActorId, ApprovalRequest, CardElement, Engine, MessageKind, ProductionType, Recipient, RequestState, Role,
-    User, UserId, UserState,
+    Actor, ActorId, ApprovalRequest, CardElement, Engine, MessageKind, ProductionType, Recipient, Report, RequestState,
+    Role, User, UserId, UserState,
 };
 use futures::executor::block_on;
 
@@ -125,8 +125,7 @@ async fn run() -> Result<(), Box<dyn Error>> {
 /// The same background service that sends the orders sends the messages.
 async fn sync(engine: &Engine, service: &Actor) -> Result<(), Box<dyn Error>> {
     let run = engine.open(SYNC_ORDERS, service).await?;
-    engine.next(&run, Answer::new()).await?.finish().await?;
-    Ok(())
+    finished(&engine.next(&run, Answer::new()).await?.finish().await?)
 }
 
 /// Runs a process to its end and shows what became of each item.
@@ -135,12 +134,37 @@ async fn act(engine: &Engine, process: &str, actor: &Actor, answer: Answer) -> R
     let mut execution = engine.next(&run, answer).await?;
     while let Some(chunk) = execution.next_chunk().await? {
         for (item, outcome) in chunk {
+            let (whose, request) = whose(engine, &item).await?;
             match outcome {
-                Outcome::Refused(refusal) => println!("  refused: {}", refusal.reason),
-                Outcome::Done { state, .. } => println!("  {item}: {state}"),
-                other => println!("  {item}: {other:?}"),
+                Outcome::Refused(refusal) => {
+                    println!("  {whose}: refused: {}", refusal.reason.replace(&item.to_string(), "this request"));
+                }
+                // Deciding about a request brings its card to a state: that one is what the outcome names.
+                Outcome::Done { state, .. } => println!("  {whose}: {request}the card is {state}"),
+                other => println!("  {whose}: {other:?}"),
             }
         }
+    }
+    finished(execution.report())
+}
+
+/// Whom an item is about, and how the request stands if it is one.
+async fn whose(engine: &Engine, item: &ItemId) -> Result<(String, String), Box<dyn Error>> {
+    Ok(match item {
+        ItemId::User(user) => (user.to_string(), String::new()),
+        ItemId::Request(id) => {
+            let requests = engine.request_page(&RequestQuery::default(), None, 100).await?;
+            let request = requests.iter().find(|request| request.id == *id).ok_or("the request is there")?;
+            (request.holder.to_string(), format!("the request is {}, ", request.state()))
+        }
+        other => (other.to_string(), String::new()),
+    })
+}
+
+/// A run that ended before its last item says why in its report; the same run id would finish it.
+fn finished(report: &Report) -> Result<(), Box<dyn Error>> {
+    if let Some(why) = &report.interrupted {
+        return Err(format!("run {} was interrupted: {why:?}", report.run).into());
     }
     Ok(())
 }

@@ -193,10 +193,12 @@ async fn run() -> Result<(), Box<dyn Error>> {
     println!("\nCommands of a card, from the order to the produced card");
     let everybody = Answer::all(Filter::Users(Default::default()));
     act(&engine, "CardsAddonExtProdBoProcOrderMultiple", &operator, everybody).await?;
-    let card = engine.card_page(&CardQuery::default(), None, 1).await?.pop().ok_or("a card was ordered")?.id;
+    let card = engine.card_page(&CardQuery::default(), None, 1).await?.pop().ok_or("a card was ordered")?;
+    // Refusals name a card by its id; people know it by its number.
+    let (card, number) = (card.id, card.number.unwrap_or_default());
     commands(&engine, card, &operator).await?;
-    for reason in engine.explain(PERMIT, &ItemId::Card(card), &operator).await? {
-        println!("    no {PERMIT}: {reason}");
+    for refusal in engine.explain(PERMIT, &ItemId::Card(card), &operator).await? {
+        println!("    no {PERMIT}: {}", refusal.reason.replace(&card.to_string(), &number));
     }
     act(&engine, "CardsAddonExtProdBatchSyncOrder", &service, Answer::new()).await?;
     clock.advance(Duration::from_secs(5 * 24 * 60 * 60));
@@ -215,9 +217,14 @@ async fn run() -> Result<(), Box<dyn Error>> {
     let permit = |plate: &str| Answer::ids([ItemId::Card(card)]).with("plate", plate);
     act(&engine, PERMIT, &operator, permit("???")).await?;
     act(&engine, PERMIT, &operator, permit("AC 1234")).await?;
-    for job in engine.job_page(&Default::default(), None, 100).await?.iter().filter(|job| job.kind() == JobKind::Custom)
-    {
-        println!("  waiting: {} {}", job.kind(), job.remark.as_deref().unwrap_or(""));
+    for job in engine.job_page(&Default::default(), None, 100).await? {
+        if let Task::Custom { performer, .. } = &job.task {
+            let remark = job.remark.as_deref().unwrap_or("");
+            println!(
+                "  the permit waits, to be tried again at {}: {performer} is {remark}",
+                job.due.format("%H:%M:%S")
+            );
+        }
     }
     printer.paper.store(10, Ordering::Relaxed);
     clock.advance(Duration::from_secs(60));
@@ -248,12 +255,19 @@ async fn act(engine: &Engine, process: &str, actor: &Actor, answer: Answer) -> R
         for (item, outcome) in chunk.into_iter().filter(|_| [PERMIT, BATCH].contains(&process)) {
             match outcome {
                 Outcome::Refused(refusal) => println!("  refused ({}): {}", refusal.code, refusal.reason),
+                // What a plan stores is done, though a job that it wants performed at once may have to wait.
                 Outcome::Done { state, .. } | Outcome::Unchanged { state } => {
-                    println!("  {}: {}", run.form.title, format_args!("{} {state}", item.kind()));
+                    let what =
+                        if matches!(item, ItemId::Job(_)) { "the job is" } else { "stored, and the card is still" };
+                    println!("  {}: {what} {state}", run.form.title);
                 }
                 other => println!("  {}: {other:?}", run.form.title),
             }
         }
+    }
+    // A run that ended before its last item says why in its report; the same run id would finish it.
+    if let Some(why) = &execution.report().interrupted {
+        println!("  {}: interrupted, {why:?}", run.form.title);
     }
     Ok(())
 }

@@ -17,12 +17,12 @@ use cardwright::adapters::memory::ManualClock;
 use cardwright::conformance::card_repository::{check, clauses};
 use cardwright::conformance::{Call, Kit, StoreFactory, block_on, on_threads};
 use cardwright::host::{
-    CardQuery, CardRepository, ClaimRequest, Clock as _, CommitError, FeedEntry, FeedPage, JobQuery, RepositoryError,
-    RequestQuery,
+    CardQuery, CardRepository, CertificateQuery, ClaimRequest, Clock as _, CommitError, FeedEntry, FeedPage, JobQuery,
+    RepositoryError, RequestQuery,
 };
 use cardwright::{
-    ApprovalRequest, Attempt, Card, CardId, CardState, ChangeSet, Claim, Conflict, HistoryEntry, Job, JobId, ObjectId,
-    Record, RequestId, Reservation, StoredId, UserId,
+    ApprovalRequest, Attempt, Card, CardId, CardState, Certificate, CertificateId, ChangeSet, Claim, Conflict,
+    HistoryEntry, Job, JobId, ObjectId, Record, RequestId, Reservation, StoredId, UserId,
 };
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
@@ -39,6 +39,7 @@ struct SmallStore {
 #[derive(Default)]
 struct State {
     cards: BTreeMap<CardId, Card>,
+    certificates: BTreeMap<CertificateId, Certificate>,
     requests: BTreeMap<RequestId, ApprovalRequest>,
     jobs: BTreeMap<JobId, Job>,
     records: BTreeMap<String, Record>,
@@ -65,6 +66,10 @@ impl State {
             let found = self.cards.get(&card.id).map_or(0, |stored| stored.version);
             (StoredId::Object(ObjectId::Card(card.id)), card.version, found)
         });
+        let certificates = changes.certificates.iter().map(|certificate| {
+            let found = self.certificates.get(&certificate.id).map_or(0, |stored| stored.version);
+            (StoredId::Object(ObjectId::Certificate(certificate.id)), certificate.version, found)
+        });
         let requests = changes.requests.iter().map(|request| {
             let found = self.requests.get(&request.id).map_or(0, |stored| stored.version);
             (StoredId::Object(ObjectId::Request(request.id)), request.version, found)
@@ -77,7 +82,8 @@ impl State {
             let found = self.records.get(&record.key).map_or(0, |stored| stored.version);
             (StoredId::Object(ObjectId::Record(record.key.clone())), record.version, found)
         });
-        let stale = cards.chain(requests).chain(jobs).chain(records).filter(|(_, expected, found)| expected != found);
+        let objects = cards.chain(certificates).chain(requests).chain(jobs).chain(records);
+        let stale = objects.filter(|(_, expected, found)| expected != found);
         let mut conflicts: Vec<Conflict> =
             stale.map(|(object, expected, found)| Conflict::Version { object, expected, found }).collect();
         let mut held = self.reservations.clone();
@@ -101,6 +107,10 @@ impl State {
         for mut card in changes.cards {
             card.version += 1;
             self.cards.insert(card.id, card);
+        }
+        for mut certificate in changes.certificates {
+            certificate.version += 1;
+            self.certificates.insert(certificate.id, certificate);
         }
         for mut request in changes.requests {
             request.version += 1;
@@ -196,6 +206,19 @@ impl CardRepository for SmallStore {
         limit: usize,
     ) -> Result<Vec<ApprovalRequest>, RepositoryError> {
         Ok(page(&self.state().requests, after, limit, |request| query.matches(request)))
+    }
+
+    async fn certificates(&self, ids: &[CertificateId]) -> Result<Vec<Certificate>, RepositoryError> {
+        Ok(found(&self.state().certificates, ids))
+    }
+
+    async fn certificate_page(
+        &self,
+        query: &CertificateQuery,
+        after: Option<CertificateId>,
+        limit: usize,
+    ) -> Result<Vec<Certificate>, RepositoryError> {
+        Ok(page(&self.state().certificates, after, limit, |certificate| query.matches(certificate)))
     }
 
     async fn records(&self, keys: &[String]) -> Result<Vec<Record>, RepositoryError> {
@@ -344,9 +367,19 @@ fn check_all(store: &SmallStore) -> usize {
                 let message =
                     panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
                 println!("  BROKEN  {clause}");
-                println!("          {}", message.and_then(|words| words.lines().next()).unwrap_or("it panicked"));
+                println!("          {}", in_words(message.unwrap_or("the store panicked"), clause));
             }
         }
     }
     broken
+}
+
+/// What a check says, without the assertion that it was and the name of the clause, which stands in the line above.
+fn in_words<'a>(message: &'a str, clause: &str) -> &'a str {
+    let line = message.lines().next().unwrap_or_default();
+    let words = match line.split_once(" failed: ") {
+        Some((assertion, words)) if assertion.starts_with("assertion") => words,
+        _ => line,
+    };
+    words.strip_prefix(clause).and_then(|words| words.strip_prefix(": ")).unwrap_or(words)
 }

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::history::{ChainHead, HistoryEntry, ObjectId, Stamp, Why};
 use crate::id::{CardId, JobId, RequestId, UserId};
+use crate::production::Production;
 use crate::state_graph::{State, StateGraph, TransitionError};
 
 /// Whether a card is made for one person for good, or lies in stock and is handed out for some days.
@@ -288,6 +289,15 @@ pub struct Card {
     /// The reservations it holds, such as its user's open order; given back when it no longer needs them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub reservations: Vec<String>,
+    /// Its local production, while that runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub production: Option<Production>,
+    /// The last good local production: the card's certificates are those that were made in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub produced: Option<JobId>,
+    /// The serial number of its chip.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chip_serial: Option<String>,
     /// Until when it is valid.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub valid_until: Option<DateTime<Utc>>,
@@ -339,6 +349,9 @@ impl Card {
             request: None,
             busy: None,
             reservations: Vec::new(),
+            production: None,
+            produced: None,
+            chip_serial: None,
             valid_until: None,
             created: stamp.at,
             history: ChainHead::default(),
@@ -389,6 +402,19 @@ impl Card {
     pub fn note(&mut self, stamp: &Stamp<'_>, why: Why<'_>) -> HistoryEntry {
         let state = self.state.name();
         self.history.append(ObjectId::Card(self.id), Some(state), state, stamp, why)
+    }
+
+    /// How the key begins that keeps a user's place for an active card.
+    pub(crate) const ACTIVE_KEY: &str = "active-card/";
+
+    /// Whether it still needs a reservation that it holds: its user's place for an active card while it is active or in
+    /// production, anything else while it is an open order.
+    pub(crate) fn needs(&self, key: &str) -> bool {
+        if key.starts_with(Self::ACTIVE_KEY) {
+            self.state == Active || self.production.is_some()
+        } else {
+            self.is_open_order()
+        }
     }
 
     /// Whether it counts as its user's open order: a permanent external card that is requested, processing, ordered,

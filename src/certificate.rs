@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::history::{ChainHead, HistoryEntry, ObjectId, Stamp, Why};
-use crate::id::{CardId, CertificateId};
+use crate::id::{CardId, CertificateId, JobId};
 use crate::state_graph::{State, StateGraph, TransitionError};
 
 /// What a certificate is for.
@@ -19,6 +19,26 @@ pub enum CertificateKind {
     Signature,
     /// To encrypt.
     Encryption,
+}
+
+impl CertificateKind {
+    /// All kinds.
+    pub const ALL: [Self; 3] = [Self::Authentication, Self::Signature, Self::Encryption];
+
+    /// The name that options and profiles use.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Authentication => "authentication",
+            Self::Signature => "signature",
+            Self::Encryption => "encryption",
+        }
+    }
+}
+
+impl fmt::Display for CertificateKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
 }
 
 /// The state of a certificate.
@@ -76,6 +96,33 @@ pub fn certificate_graph() -> &'static StateGraph<CertificateState> {
     &CERTIFICATE
 }
 
+/// A certificate as the CA made it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IssuedCertificate {
+    /// Who issued it, as the CA names itself, such as the issuer's distinguished name.
+    pub issuer: String,
+    /// The serial number at the CA, in hexadecimal digits.
+    pub serial: String,
+    /// Until when it is valid.
+    pub valid_until: DateTime<Utc>,
+    /// The certificate itself, in PEM.
+    pub pem: String,
+}
+
+/// What the CA last said of a certificate. Our own state is what our processes have decided; the jobs bring the CA after it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StateAtCa {
+    /// Usable.
+    Valid,
+    /// On hold (RFC 5280 certificateHold).
+    OnHold,
+    /// Revoked.
+    Revoked,
+    /// Its validity has passed.
+    Expired,
+}
+
 /// A certificate of a card.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Certificate {
@@ -89,12 +136,14 @@ pub struct Certificate {
     /// The version it was loaded with; 0 if it is not stored yet.
     #[serde(skip)]
     pub version: u64,
-    /// Who issued it, as the CA names itself.
-    pub issuer: String,
-    /// The serial number at the CA, in hexadecimal digits.
-    pub serial: String,
-    /// Until when it is valid.
-    pub valid_until: DateTime<Utc>,
+    /// The production that it was made in: a card has the certificates of its last good one.
+    pub production: JobId,
+    /// Our key for it at the CA.
+    pub key: String,
+    /// What the CA made.
+    pub issued: IssuedCertificate,
+    /// What the CA last said of it.
+    pub at_ca: StateAtCa,
     /// The end of its history.
     pub history: ChainHead,
 }
@@ -105,9 +154,9 @@ impl Certificate {
         id: CertificateId,
         card: CardId,
         kind: CertificateKind,
-        issuer: impl Into<String>,
-        serial: impl Into<String>,
-        valid_until: DateTime<Utc>,
+        production: JobId,
+        key: impl Into<String>,
+        issued: IssuedCertificate,
         stamp: &Stamp<'_>,
     ) -> (Self, HistoryEntry) {
         let mut certificate = Self {
@@ -116,15 +165,29 @@ impl Certificate {
             kind,
             state: CERTIFICATE.start(),
             version: 0,
-            issuer: issuer.into(),
-            serial: serial.into(),
-            valid_until,
+            production,
+            key: key.into(),
+            issued,
+            at_ca: StateAtCa::Valid,
             history: ChainHead::default(),
         };
         let object = ObjectId::Certificate(id);
         let state = certificate.state.name();
-        let entry = certificate.history.append(object, None, state, stamp, Why::code("issued"));
+        let why = Why::code("issued").about(&certificate.issued.serial);
+        let entry = certificate.history.append(object, None, state, stamp, why);
         (certificate, entry)
+    }
+
+    /// Whether it counts for what its card and its certificates must fit: it is of the card's last good production, and was
+    /// neither revoked nor has expired.
+    pub fn is_current(&self, card: &crate::card::Card) -> bool {
+        card.produced == Some(self.production) && !CERTIFICATE.is_final(self.state)
+    }
+
+    /// The history entry of a change that leaves the state as it is.
+    pub fn note(&mut self, stamp: &Stamp<'_>, why: Why<'_>) -> HistoryEntry {
+        let state = self.state.name();
+        self.history.append(ObjectId::Certificate(self.id), Some(state), state, stamp, why)
     }
 
     /// Its state.
@@ -182,7 +245,19 @@ pub enum RevocationReason {
 }
 
 impl RevocationReason {
-    const ALL: [(Self, &'static str); 8] = [
+    /// All reasons.
+    pub const ALL: [Self; 8] = [
+        Self::Unspecified,
+        Self::KeyCompromise,
+        Self::CaCompromise,
+        Self::AffiliationChanged,
+        Self::Superseded,
+        Self::CessationOfOperation,
+        Self::PrivilegeWithdrawn,
+        Self::AaCompromise,
+    ];
+
+    const NAMES: [(Self, &'static str); 8] = [
         (Self::Unspecified, "unspecified"),
         (Self::KeyCompromise, "keyCompromise"),
         (Self::CaCompromise, "cACompromise"),
@@ -199,7 +274,7 @@ impl RevocationReason {
     /// [`UnknownReason`] for any other text, so that a typo cannot revoke anything. `certificateHold` and
     /// `removeFromCRL` are not here: they do not end a certificate.
     pub fn named(name: &str) -> Result<Self, UnknownReason> {
-        Self::ALL
+        Self::NAMES
             .into_iter()
             .find(|(_, known)| *known == name)
             .map(|(reason, _)| reason)
@@ -208,7 +283,7 @@ impl RevocationReason {
 
     /// The RFC name.
     pub fn name(self) -> &'static str {
-        Self::ALL.into_iter().find(|(reason, _)| *reason == self).map_or("unspecified", |(_, name)| name)
+        Self::NAMES.into_iter().find(|(reason, _)| *reason == self).map_or("unspecified", |(_, name)| name)
     }
 }
 

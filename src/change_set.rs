@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::approval::ApprovalRequest;
 use crate::card::{Card, CardState};
+use crate::certificate::{Certificate, CertificateState};
 use crate::history::{ChainHead, HistoryEntry, ObjectId, Stamp, Why};
 use crate::id::JobId;
 use crate::job::Job;
@@ -20,6 +21,8 @@ use crate::state_graph::TransitionError;
 pub struct ChangeSet {
     /// Cards, new or changed.
     pub cards: Vec<Card>,
+    /// Certificates, new or changed.
+    pub certificates: Vec<Certificate>,
     /// Approval requests, new or changed.
     pub requests: Vec<ApprovalRequest>,
     /// Jobs, new or changed.
@@ -47,8 +50,9 @@ impl ChangeSet {
 
     /// Adds all of another change set.
     pub fn append(&mut self, other: Self) {
-        let Self { cards, requests, jobs, records, releases, takes, history } = other;
+        let Self { cards, certificates, requests, jobs, records, releases, takes, history } = other;
         self.cards.extend(cards);
+        self.certificates.extend(certificates);
         self.requests.extend(requests);
         self.jobs.extend(jobs);
         self.records.extend(records);
@@ -61,6 +65,7 @@ impl ChangeSet {
     pub(crate) fn reserve<'a>(&mut self, others: impl Iterator<Item = &'a Self> + Clone) {
         let sum = |len: fn(&Self) -> usize| others.clone().map(len).sum();
         self.cards.reserve(sum(|other| other.cards.len()));
+        self.certificates.reserve(sum(|other| other.certificates.len()));
         self.requests.reserve(sum(|other| other.requests.len()));
         self.jobs.reserve(sum(|other| other.jobs.len()));
         self.records.reserve(sum(|other| other.records.len()));
@@ -69,8 +74,47 @@ impl ChangeSet {
         self.history.reserve(sum(|other| other.history.len()));
     }
 
-    /// Moves a card to another state, keeps the history entry, and gives back the reservations that only an open order
-    /// holds once it is none any more. The card itself is added with [`put_card`](Self::put_card) when it is complete.
+    /// Whether it can be stored as it is: every object once, every change of an object with a history with its entries, which
+    /// end where the object says that its history ends. Stores need not check this; the engine does, for every plan.
+    ///
+    /// # Errors
+    /// What is wrong, in words.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        let heads = (self.cards.iter().map(|card| (ObjectId::Card(card.id), card.history)))
+            .chain(self.certificates.iter().map(|c| (ObjectId::Certificate(c.id), c.history)))
+            .chain(self.requests.iter().map(|request| (ObjectId::Request(request.id), request.history)));
+        let mut entries = 0;
+        let mut seen = Vec::with_capacity(self.cards.len() + self.certificates.len() + self.requests.len());
+        for (object, head) in heads {
+            let mut own = 0;
+            for entry in self.history.iter().filter(|entry| entry.object == object).rev() {
+                if Some(entry.sequence) != head.length.checked_sub(own) {
+                    return Err(format!("the history of {object} is not continued entry by entry"));
+                }
+                own += 1;
+            }
+            if own == 0 {
+                return Err(format!("{object} is changed without a history entry"));
+            }
+            if seen.contains(&object) {
+                return Err(format!("{object} stands there twice"));
+            }
+            seen.push(object);
+            entries += own;
+        }
+        let of_records = self.history.iter().filter(|e| matches!(e.object, ObjectId::Record(_) | ObjectId::Run(_)));
+        if entries + of_records.count() as u64 != self.history.len() as u64 {
+            return Err("there is a history entry of an object that is not changed".to_owned());
+        }
+        let twice = |place: usize, job: &Job| self.jobs[..place].iter().any(|other| other.id == job.id);
+        if let Some((_, job)) = self.jobs.iter().enumerate().find(|(place, job)| twice(*place, job)) {
+            return Err(format!("job {} stands there twice", job.id));
+        }
+        Ok(())
+    }
+
+    /// Moves a card to another state, keeps the history entry, and gives back the reservations that it needs no longer: its
+    /// user's open order, or the place for an active card. The card itself is added with [`put_card`](Self::put_card) when it is complete.
     ///
     /// # Errors
     /// [`TransitionError`] as [`Card::transition`]; nothing is changed then.
@@ -83,10 +127,11 @@ impl ChangeSet {
     ) -> Result<(), TransitionError> {
         let entry = card.transition(to, stamp, why)?;
         self.history.push(entry);
-        if !card.is_open_order() {
-            let owner = card.id.to_string();
-            for key in std::mem::take(&mut card.reservations) {
-                self.releases.push(Reservation { key, owner: owner.clone() });
+        for key in std::mem::take(&mut card.reservations) {
+            if card.needs(&key) {
+                card.reservations.push(key);
+            } else {
+                self.releases.push(Reservation { key, owner: card.id.to_string() });
             }
         }
         Ok(())
@@ -95,6 +140,22 @@ impl ChangeSet {
     /// Keeps the history entry of a change of a card that leaves its state as it is.
     pub fn note_card(&mut self, card: &mut Card, stamp: &Stamp<'_>, why: Why<'_>) {
         self.history.push(card.note(stamp, why));
+    }
+
+    /// Moves a certificate to another state, keeps the history entry, and adds it.
+    ///
+    /// # Errors
+    /// [`TransitionError`] as [`Certificate::transition`]; nothing is changed then.
+    pub fn move_certificate(
+        &mut self,
+        mut certificate: Certificate,
+        to: CertificateState,
+        stamp: &Stamp<'_>,
+        why: Why<'_>,
+    ) -> Result<(), TransitionError> {
+        self.history.push(certificate.transition(to, stamp, why)?);
+        self.certificates.push(certificate);
+        Ok(())
     }
 
     /// Adds a card.

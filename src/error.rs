@@ -34,6 +34,14 @@ pub enum Error {
     /// The answer does not fit the form: correct the answer.
     #[error(transparent)]
     Answer(#[from] AnswerError),
+    /// The run cannot go on as it was opened: open the process again.
+    #[error("run {run} cannot go on: {why}; open the process again")]
+    RunOutdated {
+        /// The run.
+        run: RunId,
+        /// Why.
+        why: &'static str,
+    },
     /// The run id was used for something else: take another.
     #[error("run {run} was begun as something else: its {what} was {found}, not {given}")]
     RunTaken {

@@ -117,7 +117,7 @@ impl ChainKey {
         Self(Hmac::new_from_slice(key).ok())
     }
 
-    fn seal(&self, bytes: &[u8]) -> Digest {
+    pub(crate) fn seal(&self, bytes: &[u8]) -> Digest {
         Digest(match &self.0 {
             Some(keyed) => {
                 let mut keyed = keyed.clone();

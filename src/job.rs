@@ -7,7 +7,8 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::actor::Role;
-use crate::id::{ActorId, CardId, JobId, MessageId, RunId, SymbolicName};
+use crate::certificate::{CertificateKind, RevocationReason};
+use crate::id::{ActorId, CardId, CertificateId, JobId, MessageId, RunId, SymbolicName};
 
 /// Something the office owes the outside world, stored in the same commit as the change that owes it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -80,6 +81,13 @@ impl Job {
         match self.task {
             Task::PlaceOrder { .. } => JobKind::PlaceOrder,
             Task::TrackOrder { .. } => JobKind::TrackOrder,
+            Task::PrepareCard => JobKind::PrepareCard,
+            Task::IssueCertificate { .. } => JobKind::IssueCertificate,
+            Task::HoldCertificate { .. } => JobKind::HoldCertificate,
+            Task::FinishCard => JobKind::FinishCard,
+            Task::DiscardCard { .. } => JobKind::DiscardCard,
+            Task::RemoveHold { .. } => JobKind::RemoveHold,
+            Task::RevokeCertificate { .. } => JobKind::RevokeCertificate,
             Task::Notify(_) => JobKind::Notify,
             Task::Custom { .. } => JobKind::Custom,
         }
@@ -118,6 +126,37 @@ pub enum Task {
         /// The bureau's order id.
         order_id: String,
     },
+    /// Make a card ready for its local production. Not repeatable: what a machine did to a card, only a person can see.
+    PrepareCard,
+    /// Have the CA issue a certificate for the card's production. Looked for by its key before it is asked for again.
+    IssueCertificate {
+        /// What it is for.
+        kind: CertificateKind,
+    },
+    /// Put a certificate on hold at the CA before the card is finished. Repeatable.
+    HoldCertificate {
+        /// Which one.
+        certificate: CertificateId,
+    },
+    /// Finish the card: write, print, PIN, PUK, delivery. Not repeatable.
+    FinishCard,
+    /// Tell the personalizer that a prepared card is not finished any more. Repeatable.
+    DiscardCard {
+        /// What the personalizer calls it.
+        handle: String,
+    },
+    /// Take a certificate off hold at the CA. Repeatable.
+    RemoveHold {
+        /// Which one.
+        certificate: CertificateId,
+    },
+    /// Revoke a certificate at the CA. Repeatable.
+    RevokeCertificate {
+        /// Which one.
+        certificate: CertificateId,
+        /// The reason.
+        reason: RevocationReason,
+    },
     /// Send a message. Repeatable: at least once, always with the same message id.
     Notify(Message),
     /// A host's own job.
@@ -137,6 +176,20 @@ pub enum JobKind {
     PlaceOrder,
     /// [`Task::TrackOrder`].
     TrackOrder,
+    /// [`Task::PrepareCard`].
+    PrepareCard,
+    /// [`Task::IssueCertificate`].
+    IssueCertificate,
+    /// [`Task::HoldCertificate`].
+    HoldCertificate,
+    /// [`Task::FinishCard`].
+    FinishCard,
+    /// [`Task::DiscardCard`].
+    DiscardCard,
+    /// [`Task::RemoveHold`].
+    RemoveHold,
+    /// [`Task::RevokeCertificate`].
+    RevokeCertificate,
     /// [`Task::Notify`].
     Notify,
     /// [`Task::Custom`].
@@ -145,13 +198,32 @@ pub enum JobKind {
 
 impl JobKind {
     /// All kinds.
-    pub const ALL: [Self; 4] = [Self::PlaceOrder, Self::TrackOrder, Self::Notify, Self::Custom];
+    pub const ALL: [Self; 11] = [
+        Self::PlaceOrder,
+        Self::TrackOrder,
+        Self::PrepareCard,
+        Self::IssueCertificate,
+        Self::HoldCertificate,
+        Self::FinishCard,
+        Self::DiscardCard,
+        Self::RemoveHold,
+        Self::RevokeCertificate,
+        Self::Notify,
+        Self::Custom,
+    ];
 
     /// The name that stores and people use.
     pub const fn name(self) -> &'static str {
         match self {
             Self::PlaceOrder => "place order",
             Self::TrackOrder => "track order",
+            Self::PrepareCard => "prepare card",
+            Self::IssueCertificate => "issue certificate",
+            Self::HoldCertificate => "hold certificate",
+            Self::FinishCard => "finish card",
+            Self::DiscardCard => "discard card",
+            Self::RemoveHold => "remove hold",
+            Self::RevokeCertificate => "revoke certificate",
             Self::Notify => "notify",
             Self::Custom => "custom",
         }

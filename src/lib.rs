@@ -60,7 +60,8 @@
 //! |---|---|---|
 //! | `scripting` | yes | option scripts in Luau (mlua); without it the same options are set as typed values |
 //! | `sqlite` | no | [`adapters`]: a store on an embedded SQLite file |
-//! | `simulator` | no | [`adapters`]: a bureau and a clock on simulated time |
+//! | `simulator` | no | [`adapters`]: a bureau, a CA, a card personalizer and a clock on simulated time |
+//! | `local-ca` | no | [`adapters`]: an embedded CA, for X.509 certificates and revocation lists |
 //!
 //! # What it does not do
 //! It has no user interface, no web service and no scheduler; it does not write to your directory; it cannot cancel an order
@@ -81,7 +82,9 @@ mod error;
 mod history;
 mod id;
 mod job;
+mod production;
 mod production_type;
+mod secret;
 mod state_graph;
 mod user;
 
@@ -99,7 +102,8 @@ pub use card::{
 };
 pub use card_number::{NumberRange, NumberRangeError};
 pub use certificate::{
-    Certificate, CertificateKind, CertificateState, RevocationReason, UnknownReason, certificate_graph,
+    Certificate, CertificateKind, CertificateState, IssuedCertificate, RevocationReason, StateAtCa, UnknownReason,
+    certificate_graph,
 };
 pub use change_set::{ChangeSet, Conflict, Record, Reservation, StoredId};
 pub use engine::{
@@ -110,7 +114,9 @@ pub use error::Error;
 pub use history::{ChainError, ChainHead, ChainKey, Digest, HistoryEntry, ObjectId, Stamp, Why, verify_chain};
 pub use id::{ActorId, CardId, CertificateId, InvalidId, JobId, MessageId, RequestId, RunId, SymbolicName, UserId};
 pub use job::{Attempt, Claim, Job, JobKind, JobState, Message, MessageKind, Recipient, Task};
+pub use production::{Delivery, Production, SecretPlan};
 pub use production_type::{AttributeError, CardElement, EMAIL, ElementError, ProductionType, UserToCardMap};
+pub use secret::Secret;
 pub use state_graph::{State, StateGraph, TransitionError};
 pub use user::{User, UserState, user_graph};
 

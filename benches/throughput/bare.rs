@@ -11,8 +11,8 @@ use std::path::Path;
 
 use cardwright::adapters::memory::MemoryRepository;
 use cardwright::{
-    Card, CardId, CardState, ChangeSet, HistoryEntry, Job, JobId, JobKind, JobState, ObjectId, Record, Reservation,
-    RunId, UserId,
+    Card, CardId, CardState, Certificate, CertificateId, CertificateState, ChangeSet, HistoryEntry, Job, JobId,
+    JobKind, JobState, ObjectId, Record, Reservation, RunId, UserId,
 };
 use chrono::{DateTime, Utc};
 use rusqlite::types::Value;
@@ -30,6 +30,8 @@ pub(crate) struct Transaction {
     new_cards: Vec<Row>,
     changed_cards: Vec<Row>,
     terms: Vec<(String, String, Vec<u8>)>,
+    new_certificates: Vec<Row>,
+    changed_certificates: Vec<Row>,
     new_jobs: Vec<Row>,
     changed_jobs: Vec<Row>,
     claims: Vec<Row>,
@@ -42,6 +44,7 @@ pub(crate) struct Transaction {
 
 const CARD: &str = "id, version, kind, route, state, in_doubt, holder, production_type, terms, data";
 const CHANGED_CARD: &str = "id, version, state, in_doubt, data";
+const CERTIFICATE: &str = "id, version, card, state, data";
 const JOB: &str = "id, version, kind, state, due, card, run, claim_worker, claim_until, data";
 const HISTORY: &str = "position, object, sequence, data";
 
@@ -73,6 +76,16 @@ pub(crate) fn transactions(file: &Path, writes: &[Write], position: &mut i64) ->
                     }
                 }
                 transaction.terms.sort();
+                let mut certificates: Vec<&Certificate> = changes.certificates.iter().collect();
+                certificates.sort_by_key(|certificate| certificate.id);
+                for certificate in certificates {
+                    let id = certificate.id.uuid().into_bytes().to_vec();
+                    let stored = row(CERTIFICATE, "certificate", "id", &id)?;
+                    let new = certificate.version == 0;
+                    let rows =
+                        if new { &mut transaction.new_certificates } else { &mut transaction.changed_certificates };
+                    rows.push(stored);
+                }
                 let mut jobs: Vec<&Job> = changes.jobs.iter().collect();
                 jobs.sort_by_key(|job| job.id);
                 for job in jobs {
@@ -129,9 +142,10 @@ pub(crate) fn end_of_history(file: &Path) -> Fallible<i64> {
 
 /// What a file holds, to see that two hold the same: for each table, rows and bytes.
 pub(crate) fn contents(file: &Path) -> Fallible<Vec<(i64, i64)>> {
-    const SUMS: [&str; 5] = [
+    const SUMS: [&str; 6] = [
         "SELECT count(*), sum(length(data) + length(terms)) FROM card",
         "SELECT count(*), sum(length(folded)) FROM card_term",
+        "SELECT count(*), coalesce(sum(length(data)), 0) FROM certificate",
         "SELECT count(*), sum(length(data)) FROM job",
         "SELECT count(*), sum(length(key) + length(owner)) FROM reservation",
         "SELECT count(*), sum(length(data)) FROM history",
@@ -173,6 +187,9 @@ impl BareFile {
         let mut changed_card =
             self.0.prepare("UPDATE card SET version = ?2, state = ?3, in_doubt = ?4, data = ?5 WHERE id = ?1")?;
         let mut term = insert("card_term", "name, folded, card")?;
+        let mut new_certificate = insert("certificate", CERTIFICATE)?;
+        let mut changed_certificate =
+            self.0.prepare("UPDATE certificate SET version = ?2, card = ?3, state = ?4, data = ?5 WHERE id = ?1")?;
         let mut new_job = insert("job", JOB)?;
         let mut changed_job = self.0.prepare(
             "UPDATE job SET version = ?2, kind = ?3, state = ?4, due = ?5, card = ?6, run = ?7, claim_worker = ?8, \
@@ -193,6 +210,8 @@ impl BareFile {
             for (statement, rows) in [
                 (&mut new_card, &transaction.new_cards),
                 (&mut changed_card, &transaction.changed_cards),
+                (&mut new_certificate, &transaction.new_certificates),
+                (&mut changed_certificate, &transaction.changed_certificates),
                 (&mut new_job, &transaction.new_jobs),
                 (&mut changed_job, &transaction.changed_jobs),
                 (&mut claim, &transaction.claims),
@@ -230,6 +249,9 @@ pub(crate) struct BareMaps {
     cards_by_holder: BTreeSet<(UserId, CardId)>,
     cards_by_state: BTreeMap<CardState, BTreeSet<CardId>>,
     terms: BTreeMap<String, BTreeSet<(String, CardId)>>,
+    certificates: BTreeMap<CertificateId, Certificate>,
+    certificates_by_card: BTreeSet<(CardId, CertificateId)>,
+    certificates_by_state: BTreeMap<CertificateState, BTreeSet<CertificateId>>,
     jobs: BTreeMap<JobId, Job>,
     unsettled_jobs: BTreeMap<JobState, BTreeSet<JobId>>,
     free_jobs: BTreeSet<(JobKind, DateTime<Utc>, JobId)>,
@@ -285,6 +307,20 @@ impl BareMaps {
                 }
             }
             self.cards.insert(id, card);
+        }
+        for mut certificate in changes.certificates {
+            certificate.version += 1;
+            let (id, card, state) = (certificate.id, certificate.card, certificate.state());
+            let old = self.certificates.insert(id, certificate).map(|old| old.state());
+            if old.is_none() {
+                self.certificates_by_card.insert((card, id));
+            }
+            if old != Some(state) {
+                if let Some(ids) = old.and_then(|old| self.certificates_by_state.get_mut(&old)) {
+                    ids.remove(&id);
+                }
+                self.certificates_by_state.entry(state).or_default().insert(id);
+            }
         }
         for mut job in changes.jobs {
             job.version += 1;

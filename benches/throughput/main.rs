@@ -1,6 +1,6 @@
 //! Cards per second through whole runs of the engine, beside the same writes by hand ([`bare`]), in the same run.
 //!
-//! `cargo bench --bench throughput`, or a part of it: `-- sqlite`, `-- memory`, `-- peak`. `CARDWRIGHT_BENCH_CARDS=2000` for a
+//! `cargo bench --bench throughput`, or a part of it: `-- sqlite`, `-- issue`, `-- memory`, `-- peak`. `CARDWRIGHT_BENCH_CARDS=2000` for a
 //! quick look (100,000 by default).
 
 mod bare;
@@ -18,8 +18,7 @@ use cardwright::EngineSettings;
 use cardwright::adapters::memory::{ManualClock, MemoryRepository, MemoryUsers};
 use cardwright::adapters::sqlite::{SqliteOptions, SqliteRepository};
 use cardwright::host::CardRepository;
-use cardwright::process::Answer;
-use office::{Fallible, Office, STAGES};
+use office::{Fallible, ISSUING, ORDERING, Office, Stage};
 use recorder::{Recorder, Write};
 use table::Measured;
 
@@ -27,6 +26,7 @@ const CARDS: &str = "CARDWRIGHT_BENCH_CARDS";
 const ROUNDS: usize = 3;
 const SQLITE_GOAL: Option<f64> = Some(0.6);
 const MEMORY_GOAL: Option<f64> = Some(0.4);
+const ISSUE_GOAL: Option<f64> = Some(0.5);
 
 /// How many cards are ordered one by one.
 const ONE_BY_ONE: usize = 2_000;
@@ -41,13 +41,17 @@ fn main() -> Fallible {
     println!("{cards} cards, chunks of {}, {ROUNDS} rounds\n", EngineSettings::new().chunk);
     Measured::heading();
     if wanted("sqlite") {
-        let bulk = sqlite(cards, STAGES.len(), EngineSettings::new(), "SQLite", SQLITE_GOAL)?;
-        let one_by_one = sqlite(cards.min(ONE_BY_ONE), 1, EngineSettings::new().chunk(1), "SQLite, one by one", None)?;
+        let bulk = sqlite(cards, ORDERING, EngineSettings::new(), "SQLite", SQLITE_GOAL)?;
+        let one_by_one =
+            sqlite(cards.min(ONE_BY_ONE), &ORDERING[..1], EngineSettings::new().chunk(1), "SQLite, one by one", None)?;
         println!(
             "One transaction per card by hand: {:.0} cards/s; the engine in chunks is {:.1} times as fast.",
             one_by_one[0].bare(),
             bulk[0].engine() / one_by_one[0].bare()
         );
+    }
+    if wanted("issue") {
+        sqlite(cards / 10, ISSUING, EngineSettings::new(), "SQLite", ISSUE_GOAL)?;
     }
     if wanted("memory") {
         memory(cards)?;
@@ -61,7 +65,7 @@ fn main() -> Fallible {
 
 fn sqlite(
     cards: usize,
-    stages: usize,
+    stages: &[Stage],
     settings: EngineSettings,
     store: &str,
     goal: Option<f64>,
@@ -120,13 +124,13 @@ fn memory(cards: usize) -> Fallible {
         let recorder = Recorder::new(MemoryRepository::new(Arc::new(clock.clone())));
         let office = Office::new(recorder.clone(), users.clone(), clock, EngineSettings::new())?;
         recorder.take();
-        run(&office, cards, STAGES.len(), || {
+        run(&office, cards, ORDERING, || {
             writes.push(recorder.take());
             Ok(())
         })?;
     }
-    let mut copied = start(cards, STAGES.len(), "memory, copied in", MEMORY_GOAL);
-    let mut moved = start(cards, STAGES.len(), "memory, moved in", MEMORY_GOAL);
+    let mut copied = start(cards, ORDERING, "memory, copied in", MEMORY_GOAL);
+    let mut moved = start(cards, ORDERING, "memory, moved in", MEMORY_GOAL);
     for _ in 0..ROUNDS {
         let mut bare = BareMaps::default();
         let mut copy_times = Vec::new();
@@ -164,21 +168,20 @@ fn run_in_memory(
     cards: usize,
 ) -> Fallible<Vec<Duration>> {
     let office = Office::new(repository.clone(), users.clone(), clock, EngineSettings::new())?;
-    run(&office, cards, STAGES.len(), || Ok(()))
+    run(&office, cards, ORDERING, || Ok(()))
 }
 
 /// Does the first stages, each measured, and what is wanted after each.
 fn run(
     office: &Office,
     cards: usize,
-    stages: usize,
+    stages: &[Stage],
     mut after_each: impl FnMut() -> Fallible,
 ) -> Fallible<Vec<Duration>> {
-    let mut times = Vec::with_capacity(stages);
-    for stage in 0..stages {
-        let answer = if stage == 0 { office::selection(cards) } else { Answer::new() };
+    let mut times = Vec::with_capacity(stages.len());
+    for (number, stage) in stages.iter().enumerate() {
         let begun = Instant::now();
-        office.run(stage, answer, cards)?;
+        office.run(number, *stage, cards)?;
         times.push(begun.elapsed());
         after_each()?;
         office.next_day();
@@ -186,10 +189,9 @@ fn run(
     Ok(times)
 }
 
-fn start(cards: usize, stages: usize, store: &str, goal: Option<f64>) -> Vec<Measured> {
-    let measured =
-        |(_, what): &(&str, &str)| Measured { what: format!("{store}: {what}"), cards, rounds: Vec::new(), goal };
-    STAGES[..stages].iter().map(measured).collect()
+fn start(cards: usize, stages: &[Stage], store: &str, goal: Option<f64>) -> Vec<Measured> {
+    let measured = |(_, what): &Stage| Measured { what: format!("{store}: {what}"), cards, rounds: Vec::new(), goal };
+    stages.iter().map(measured).collect()
 }
 
 fn keep(measured: &mut [Measured], engine: &[Duration], bare: &[Duration]) {

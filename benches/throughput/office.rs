@@ -2,15 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::error::Error;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use cardwright::adapters::memory::{ManualClock, MemoryUsers, RecordingNotifier};
+use cardwright::adapters::simulator::{SimulatedCa, SimulatedPersonalizer};
 use cardwright::host::{
-    Accepted, AllowAll, CardOrder, CardRepository, DirectoryError, FindOutcome, GoCardsProvider, OrderStatus,
-    PlaceOutcome, Placement, StatusMap, StatusOutcome, UserFilter, UserPage, UserRepository,
+    Accepted, AllowAll, CardOrder, CardQuery, CardRepository, DirectoryError, FindOutcome, GoCardsProvider,
+    OrderStatus, PlaceOutcome, Placement, StatusMap, StatusOutcome, UserFilter, UserPage, UserRepository,
 };
 use cardwright::options::{OptionSource, OptionValue, SEND_ORDERED_EMAIL};
-use cardwright::process::{Answer, HouseRules, ItemId};
+use cardwright::process::{Answer, Filter, HouseRules, ItemId};
 use cardwright::{
     Actor, ActorId, Card, CardElement, CardState, Engine, EngineSettings, ProductionType, Role, RunId, User, UserId,
     UserState,
@@ -20,12 +22,19 @@ use uuid::Uuid;
 
 pub(crate) type Fallible<T = ()> = Result<T, Box<dyn Error>>;
 
-/// What is measured, in the order in which it must be done: process and name.
-pub(crate) const STAGES: [(&str, &str); 3] = [
+/// A process and what it is called in the table.
+pub(crate) type Stage = (&'static str, &'static str);
+
+/// Ordering at the bureau, in the order in which it must be done.
+pub(crate) const ORDERING: &[Stage] = &[
     ("CardsAddonExtProdBoProcOrderMultiple", "order multiple, queued"),
     ("CardsAddonExtProdBatchSyncOrder", "dispatch"),
     ("CardsAddonExtProdBatchSyncStatus", "status sync"),
 ];
+
+/// Making cards, in the order in which it must be done. Keys and signatures are simulated: what they cost is shown by `micro`.
+pub(crate) const ISSUING: &[Stage] =
+    &[("CardsBoProcRequestMulitple", "request multiple"), ("CardsBoProcIssueMultiple", "issue multiple")];
 
 /// Everything around one engine.
 pub(crate) struct Office {
@@ -45,6 +54,8 @@ impl Office {
             .repository(repository)
             .users(users)
             .bureau(InstantBureau)
+            .certificate_authority(SimulatedCa::new(7, Arc::new(clock.clone())))
+            .personalizer(SimulatedPersonalizer::new(7, Arc::new(clock.clone())))
             .notifier(RecordingNotifier::new())
             .access(AllowAll)
             .clock(clock.clone())
@@ -57,12 +68,19 @@ impl Office {
         Ok(Self { engine, clock })
     }
 
-    /// Does one of the [`STAGES`] for all cards. The ids that come out are the same each time.
-    pub(crate) fn run(&self, stage: usize, answer: Answer, cards: usize) -> Fallible {
-        let (process, _) = STAGES[stage];
+    /// Does a stage for all cards. The ids that come out are the same each time.
+    pub(crate) fn run(&self, number: usize, (process, _): Stage, cards: usize) -> Fallible {
+        let answer = match process {
+            "CardsAddonExtProdBoProcOrderMultiple" | "CardsBoProcRequestMulitple" => selection(cards),
+            "CardsBoProcIssueMultiple" => {
+                let states = vec![CardState::Approved];
+                Answer::all(Filter::Cards(CardQuery { states, ..CardQuery::default() }))
+            }
+            _ => Answer::new(),
+        };
         let service = Actor::system(ActorId::new("bench")?, [Role::BatchSync, Role::Operator]);
         let report = block_on(async {
-            let run = self.engine.open_as(RunId::new(Uuid::from_u128(1 + stage as u128)), process, &service).await?;
+            let run = self.engine.open_as(RunId::new(Uuid::from_u128(1 + number as u128)), process, &service).await?;
             self.engine.next(&run, answer).await?.finish().await
         })?;
         if report.done_in_all() != cards as u64 || report.interrupted.is_some() {

@@ -8,7 +8,7 @@ use cardwright::host::UserFilter;
 use cardwright::process::{Answer, Filter};
 use futures::executor::block_on;
 
-use crate::office::{self, EndlessUsers, Fallible, Office, STAGES};
+use crate::office::{self, EndlessUsers, Fallible, ORDERING, Office};
 use crate::table;
 
 /// Set in the child: how many users its batch has.
@@ -54,7 +54,7 @@ pub(crate) fn child(users: usize) -> Fallible {
     let office = Office::new(store, EndlessUsers(users), clock, EngineSettings::new())?;
     let done = block_on(async {
         let actor = cardwright::Actor::system(cardwright::ActorId::new("bench")?, [cardwright::Role::Operator]);
-        let run = office.engine.open(STAGES[0].0, &actor).await?;
+        let run = office.engine.open(ORDERING[0].0, &actor).await?;
         let all = Answer::all(Filter::Users(UserFilter { active: Some(true), ..UserFilter::default() }));
         let mut execution = office.engine.next(&run, all).await?;
         let mut next = users / 10;

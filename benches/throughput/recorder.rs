@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use cardwright::host::{
-    CardQuery, CardRepository, ClaimRequest, CommitError, FeedPage, JobQuery, RepositoryError, RequestQuery,
+    CardQuery, CardRepository, CertificateQuery, ClaimRequest, CommitError, FeedPage, JobQuery, RepositoryError,
+    RequestQuery,
 };
 use cardwright::{
-    ApprovalRequest, Attempt, Card, CardId, CardState, ChangeSet, HistoryEntry, Job, JobId, ObjectId, Record,
-    RequestId, Reservation, UserId,
+    ApprovalRequest, Attempt, Card, CardId, CardState, Certificate, CertificateId, ChangeSet, HistoryEntry, Job, JobId,
+    ObjectId, Record, RequestId, Reservation, UserId,
 };
 
 /// One transaction.
@@ -99,6 +100,19 @@ impl<R: CardRepository> CardRepository for Recorder<R> {
         limit: usize,
     ) -> Result<Vec<ApprovalRequest>, RepositoryError> {
         self.inner.request_page(query, after, limit).await
+    }
+
+    async fn certificates(&self, ids: &[CertificateId]) -> Result<Vec<Certificate>, RepositoryError> {
+        self.inner.certificates(ids).await
+    }
+
+    async fn certificate_page(
+        &self,
+        query: &CertificateQuery,
+        after: Option<CertificateId>,
+        limit: usize,
+    ) -> Result<Vec<Certificate>, RepositoryError> {
+        self.inner.certificate_page(query, after, limit).await
     }
 
     async fn records(&self, keys: &[String]) -> Result<Vec<Record>, RepositoryError> {

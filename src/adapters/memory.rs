@@ -16,12 +16,13 @@ use futures::channel::oneshot;
 use uuid::Uuid;
 
 use crate::host::{
-    CardQuery, CardRepository, ClaimRequest, Clock, CommitError, DirectoryError, FeedEntry, FeedPage, JobQuery,
-    Notifier, NotifyOutcome, RepositoryError, RequestQuery, UserFilter, UserPage, UserRepository,
+    CardQuery, CardRepository, CertificateQuery, ClaimRequest, Clock, CommitError, DirectoryError, FeedEntry, FeedPage,
+    JobQuery, Notifier, NotifyOutcome, RepositoryError, RequestQuery, UserFilter, UserPage, UserRepository,
 };
 use crate::{
-    ApprovalRequest, Attempt, Card, CardId, CardState, ChangeSet, Claim, Conflict, HistoryEntry, Job, JobId, JobKind,
-    JobState, Message, ObjectId, Record, RequestId, RequestState, Reservation, RunId, StoredId, User, UserId, fold,
+    ApprovalRequest, Attempt, Card, CardId, CardState, Certificate, CertificateId, CertificateState, ChangeSet, Claim,
+    Conflict, HistoryEntry, Job, JobId, JobKind, JobState, Message, ObjectId, Record, RequestId, RequestState,
+    Reservation, RunId, StoredId, User, UserId, fold,
 };
 
 /// A card store in memory. A clone is another handle onto the same store; with the last handle, all is gone.
@@ -99,7 +100,7 @@ impl CardRepository for MemoryRepository {
         };
         Ok(if !query.holders.is_empty() {
             let found =
-                distinct(&query.holders).flat_map(|holder| of_holder(&store.cards_by_holder, holder, FIRST_CARD));
+                distinct(&query.holders).flat_map(|holder| of_owner(&store.cards_by_holder, holder, FIRST_CARD));
             of_ids(&mut ascending_after(after, found))
         } else if let Some(text) = query.text.first() {
             let prefix = fold(&text.prefix);
@@ -124,7 +125,7 @@ impl CardRepository for MemoryRepository {
     async fn cards_of(&self, holders: &[UserId], states: &[CardState]) -> Result<Vec<Card>, RepositoryError> {
         let store = self.store();
         Ok(distinct(holders)
-            .flat_map(|holder| of_holder(&store.cards_by_holder, holder, FIRST_CARD))
+            .flat_map(|holder| of_owner(&store.cards_by_holder, holder, FIRST_CARD))
             .filter_map(|id| store.cards.get(&id))
             .filter(|card| states.contains(&card.state()))
             .cloned()
@@ -149,7 +150,7 @@ impl CardRepository for MemoryRepository {
         };
         Ok(if !query.holders.is_empty() {
             let found =
-                distinct(&query.holders).flat_map(|holder| of_holder(&store.requests_by_holder, holder, FIRST_REQUEST));
+                distinct(&query.holders).flat_map(|holder| of_owner(&store.requests_by_holder, holder, FIRST_REQUEST));
             of_ids(&mut ascending_after(after, found))
         } else if !query.states.is_empty() {
             let states = distinct(&query.states).filter_map(|state| store.requests_by_state.get(state));
@@ -157,6 +158,35 @@ impl CardRepository for MemoryRepository {
         } else {
             let requests = store.requests.range(beyond(after)).map(|(_, request)| request);
             requests.filter(matching).take(limit).cloned().collect()
+        })
+    }
+
+    async fn certificates(&self, ids: &[CertificateId]) -> Result<Vec<Certificate>, RepositoryError> {
+        let store = self.store();
+        Ok(distinct(ids).filter_map(|id| store.certificates.get(id).cloned()).collect())
+    }
+
+    async fn certificate_page(
+        &self,
+        query: &CertificateQuery,
+        after: Option<CertificateId>,
+        limit: usize,
+    ) -> Result<Vec<Certificate>, RepositoryError> {
+        let store = self.store();
+        let matching = |certificate: &&Certificate| query.matches(certificate);
+        let of_ids = |ids: &mut dyn Iterator<Item = CertificateId>| {
+            ids.filter_map(|id| store.certificates.get(&id)).filter(matching).take(limit).cloned().collect()
+        };
+        Ok(if !query.cards.is_empty() {
+            let found =
+                distinct(&query.cards).flat_map(|card| of_owner(&store.certificates_by_card, card, FIRST_CERTIFICATE));
+            of_ids(&mut ascending_after(after, found))
+        } else if !query.states.is_empty() {
+            let states = distinct(&query.states).filter_map(|state| store.certificates_by_state.get(state));
+            of_ids(&mut merged(states.map(|ids| ids.range(beyond(after)).copied())))
+        } else {
+            let certificates = store.certificates.range(beyond(after)).map(|(_, certificate)| certificate);
+            certificates.filter(matching).take(limit).cloned().collect()
         })
     }
 
@@ -289,6 +319,9 @@ struct Store {
     cards_in_doubt: BTreeSet<CardId>,
     /// By name of the search term: the folded values with their cards.
     terms: BTreeMap<String, BTreeSet<(String, CardId)>>,
+    certificates: BTreeMap<CertificateId, Certificate>,
+    certificates_by_card: BTreeSet<(CardId, CertificateId)>,
+    certificates_by_state: BTreeMap<CertificateState, BTreeSet<CertificateId>>,
     requests: BTreeMap<RequestId, ApprovalRequest>,
     requests_by_holder: BTreeSet<(UserId, RequestId)>,
     requests_by_state: BTreeMap<RequestState, BTreeSet<RequestId>>,
@@ -315,6 +348,12 @@ impl Store {
             changes.cards.iter().map(|card| (card.id, card.version)),
             |id| self.cards.get(id).map_or(0, |card| card.version),
             |id| StoredId::Object(ObjectId::Card(id)),
+            &mut conflicts,
+        );
+        check_versions(
+            changes.certificates.iter().map(|certificate| (certificate.id, certificate.version)),
+            |id| self.certificates.get(id).map_or(0, |certificate| certificate.version),
+            |id| StoredId::Object(ObjectId::Certificate(id)),
             &mut conflicts,
         );
         check_versions(
@@ -401,6 +440,9 @@ impl Store {
         for card in &changes.cards {
             self.put_card(card);
         }
+        for certificate in &changes.certificates {
+            self.put_certificate(certificate);
+        }
         for request in &changes.requests {
             self.put_request(request);
         }
@@ -431,7 +473,7 @@ impl Store {
         let old = self.cards.insert(id, stored);
         let old = old.as_ref();
 
-        index_holder(&mut self.cards_by_holder, id, old.and_then(|old| old.holder.as_ref()), card.holder.as_ref());
+        index_owner(&mut self.cards_by_holder, id, old.and_then(|old| old.holder.as_ref()), card.holder.as_ref());
         index_state(&mut self.cards_by_state, id, old.map(Card::state), Some(card.state()));
         let in_doubt = |card: &Card| card.busy.as_ref().is_some_and(|busy| busy.in_doubt);
         if in_doubt(card) {
@@ -459,13 +501,23 @@ impl Store {
         }
     }
 
+    fn put_certificate(&mut self, certificate: &Certificate) {
+        let id = certificate.id;
+        let mut stored = certificate.clone();
+        stored.version += 1;
+        let old = self.certificates.insert(id, stored);
+        let old = old.as_ref();
+        index_owner(&mut self.certificates_by_card, id, old.map(|old| &old.card), Some(&certificate.card));
+        index_state(&mut self.certificates_by_state, id, old.map(Certificate::state), Some(certificate.state()));
+    }
+
     fn put_request(&mut self, request: &ApprovalRequest) {
         let id = request.id;
         let mut stored = request.clone();
         stored.version += 1;
         let old = self.requests.insert(id, stored);
         let old = old.as_ref();
-        index_holder(&mut self.requests_by_holder, id, old.map(|old| &old.holder), Some(&request.holder));
+        index_owner(&mut self.requests_by_holder, id, old.map(|old| &old.holder), Some(&request.holder));
         index_state(&mut self.requests_by_state, id, old.map(ApprovalRequest::state), Some(request.state()));
     }
 
@@ -571,6 +623,7 @@ impl JobKeys {
 }
 
 const FIRST_CARD: CardId = CardId::new(Uuid::nil());
+const FIRST_CERTIFICATE: CertificateId = CertificateId::new(Uuid::nil());
 const FIRST_REQUEST: RequestId = RequestId::new(Uuid::nil());
 const FIRST_JOB: JobId = JobId::new(Uuid::nil());
 const LAST_JOB: JobId = JobId::new(Uuid::max());
@@ -600,7 +653,7 @@ fn check_versions<K: Ord + Copy>(
     }
 }
 
-fn index_holder<I: Ord + Copy>(index: &mut BTreeSet<(UserId, I)>, id: I, old: Option<&UserId>, new: Option<&UserId>) {
+fn index_owner<O: Ord + Clone, I: Ord + Copy>(index: &mut BTreeSet<(O, I)>, id: I, old: Option<&O>, new: Option<&O>) {
     if old != new {
         if let Some(old) = old {
             index.remove(&(old.clone(), id));
@@ -622,13 +675,13 @@ fn index_state<S: Ord, I: Ord + Copy>(index: &mut BTreeMap<S, BTreeSet<I>>, id: 
     }
 }
 
-/// All ids of a holder; `first` is the lowest id there is.
-fn of_holder<'a, I: Ord + Copy + 'a>(
-    index: &'a BTreeSet<(UserId, I)>,
-    holder: &'a UserId,
+/// All ids of an owner; `first` is the lowest id there is.
+fn of_owner<'a, O: Ord + Clone, I: Ord + Copy + 'a>(
+    index: &'a BTreeSet<(O, I)>,
+    owner: &'a O,
     first: I,
 ) -> impl Iterator<Item = I> + 'a {
-    index.range((holder.clone(), first)..).take_while(move |(of, _)| of == holder).map(|(_, id)| *id)
+    index.range((owner.clone(), first)..).take_while(move |(of, _)| of == owner).map(|(_, id)| *id)
 }
 
 /// Each of these once, in order.

@@ -14,47 +14,22 @@ use futures::future::BoxFuture;
 use serde_json::json;
 use uuid::Uuid;
 
-use super::Kit;
+use super::{Kit, StoreFactory};
 use crate::host::{
-    CardQuery, CardRepository, ClaimRequest, Clock as _, CommitError, FeedPage, JobQuery, RepositoryError,
-    RequestQuery, SystemClock, TextPrefix,
+    CardQuery, CardRepository, CertificateQuery, ClaimRequest, Clock as _, CommitError, FeedPage, JobQuery,
+    RepositoryError, RequestQuery, SystemClock, TextPrefix,
 };
 use crate::{
-    Actor, ActorId, ApprovalRequest, Attempt, BureauTimes, Busy, Card, CardId, CardKind, CardState, ChainKey,
-    ChangeSet, Conflict, Failure, FailurePhase, HistoryEntry, Job, JobId, JobKind, JobState, Message, MessageId,
-    MessageKind, ObjectId, Order, ReadOut, Recipient, Record, RequestId, RequestState, Reservation, Role, Route, RunId,
-    Stamp, StoredId, SymbolicName, Task, UserId, Why, Withdrawal, verify_chain,
+    Actor, ActorId, ApprovalRequest, Attempt, BureauTimes, Busy, Card, CardId, CardKind, CardState, Certificate,
+    CertificateId, CertificateKind, CertificateState, ChainKey, ChangeSet, Conflict, Delivery, Failure, FailurePhase,
+    HistoryEntry, IssuedCertificate, Job, JobId, JobKind, JobState, Message, MessageId, MessageKind, ObjectId, Order,
+    Production, ReadOut, Recipient, Record, RequestId, RequestState, Reservation, RevocationReason, Role, Route, RunId,
+    SecretPlan, Stamp, StateAtCa, StoredId, SymbolicName, Task, UserId, Why, Withdrawal, certificate_graph,
+    verify_chain,
 };
 
-macro_rules! clauses {
-    ($($clause:ident),* $(,)?) => {
-        /// The names of all clauses, in the order of the contract.
-        pub fn clauses() -> Vec<&'static str> {
-            vec![$(stringify!($clause)),*]
-        }
-
-        /// Checks the clause with this name, for hosts that make one test of each.
-        ///
-        /// # Panics
-        /// If the store does not keep the clause, or if there is no such clause.
-        pub async fn check(kit: &Kit<'_>, clause: &str) {
-            match clause {
-                $(stringify!($clause) => $clause(kit).await,)*
-                _ => panic!("{clause:?} is no clause of the contract of a card repository"),
-            }
-        }
-
-        /// Checks all clauses, one after the other.
-        ///
-        /// # Panics
-        /// At the first clause that the store does not keep.
-        pub async fn check_all(kit: &Kit<'_>) {
-            $($clause(kit).await;)*
-        }
-    };
-}
-
 clauses! {
+    dyn StoreFactory, "the store", "card repository";
     commit_is_atomic,
     stored_objects_come_back_equal,
     stale_version_is_refused,
@@ -84,6 +59,7 @@ pub async fn commit_is_atomic(kit: &Kit<'_>) {
 
     let spoilers = [
         ("a stale card", ChangeSet { cards: vec![old.card.clone()], ..ChangeSet::new() }),
+        ("a stale certificate", ChangeSet { certificates: vec![old.certificate.clone()], ..ChangeSet::new() }),
         ("a stale request", ChangeSet { requests: vec![old.request.clone()], ..ChangeSet::new() }),
         ("a stale job", ChangeSet { jobs: vec![old.job.clone()], ..ChangeSet::new() }),
         ("a stale record", ChangeSet { records: vec![old.record.clone()], ..ChangeSet::new() }),
@@ -146,6 +122,7 @@ pub async fn stored_objects_come_back_equal(kit: &Kit<'_>) {
     let scene = Scene::new(kit);
     let (bare, bare_entry) = scene.card(kit);
     let (full, full_entry) = scene.full_card(kit);
+    let (certificates, certificate_entries) = scene.certificates_of_every_state(kit, full.id);
     let (request, request_entry) = scene.request(kit);
     let mut record = scene.record(kit);
     record.value = json!({
@@ -156,24 +133,33 @@ pub async fn stored_objects_come_back_equal(kit: &Kit<'_>) {
     let record_entry =
         record.history.append(ObjectId::Record(record.key.clone()), None, "set", &scene.stamp(), Why::code("set"));
     let jobs = scene.jobs_of_every_kind(kit, full.id);
+    let mut history = vec![bare_entry.clone(), full_entry.clone(), request_entry.clone(), record_entry.clone()];
+    history.extend(certificate_entries.iter().flatten().cloned());
     let changes = ChangeSet {
         cards: vec![bare.clone(), full.clone()],
+        certificates: certificates.clone(),
         requests: vec![request.clone()],
         jobs: jobs.clone(),
         records: vec![record.clone()],
-        history: vec![bare_entry.clone(), full_entry.clone(), request_entry.clone(), record_entry.clone()],
+        history,
         ..ChangeSet::new()
     };
     store.commit(&changes).await;
 
     let unknown = CardId::new(kit.id());
     same(&store.cards(&[bare.id, unknown, full.id]).await, &[raised(&bare), raised(&full)], "cards");
+    let ids: Vec<CertificateId> = certificates.iter().map(|one| one.id).chain([CertificateId::new(kit.id())]).collect();
+    let stored: Vec<Certificate> = certificates.iter().map(raised).collect();
+    same(&store.certificates(&ids).await, &stored, "certificates");
     same(&store.requests(&[request.id, RequestId::new(kit.id())]).await, &[raised(&request)], "requests");
     same(&store.records(&[record.key.clone(), scene.text("unknown")]).await, &[raised(&record)], "records");
     let ids: Vec<JobId> = jobs.iter().map(|job| job.id).chain([JobId::new(kit.id())]).collect();
     same(&store.jobs(&ids).await, &jobs.iter().map(raised).collect::<Vec<_>>(), "jobs");
     for entry in [bare_entry, full_entry, request_entry, record_entry] {
         same(&store.history(&entry.object, 0, 10).await, std::slice::from_ref(&entry), "history entries");
+    }
+    for entries in certificate_entries {
+        same(&store.history(&entries[0].object, 0, 10).await, &entries, "history entries of certificates");
     }
 
     // What is taken out of an object again is gone, and a claimed job is stored with its claim.
@@ -185,6 +171,12 @@ pub async fn stored_objects_come_back_equal(kit: &Kit<'_>) {
     emptied.searchable = Arc::default();
     emptied.order = None;
     emptied.busy = None;
+    emptied.production = None;
+    emptied.produced = None;
+    emptied.chip_serial = None;
+    let mut reconciled = stored[0].clone();
+    reconciled.at_ca = StateAtCa::Expired;
+    reconciled.issued.pem.clear();
     let mut claimed = store.claim(&scene.claim(kit, 1)).await;
     let Some(job) = claimed.first_mut() else {
         panic!("stored_objects_come_back_equal: an open job that is due must be claimable");
@@ -194,12 +186,14 @@ pub async fn stored_objects_come_back_equal(kit: &Kit<'_>) {
     let job = job.clone();
     let changes = ChangeSet {
         cards: vec![emptied.clone()],
+        certificates: vec![reconciled.clone()],
         jobs: vec![job.clone()],
         history: vec![entry.clone()],
         ..ChangeSet::new()
     };
     store.commit(&changes).await;
     same(&store.cards(&[emptied.id]).await, &[raised(&emptied)], "changed cards");
+    same(&store.certificates(&[reconciled.id]).await, &[raised(&reconciled)], "changed certificates");
     same(&store.jobs(&[job.id]).await, &[raised(&job)], "claimed jobs");
     same(&store.history(&entry.object, 1, 10).await, &[entry], "later history entries");
 }
@@ -209,17 +203,21 @@ pub async fn stale_version_is_refused(kit: &Kit<'_>) {
     let store = Store::open(kit).await;
     let scene = Scene::new(kit);
     let card = scene.card(kit).0;
+    let certificate = scene.certificate(kit, card.id).0;
     let request = scene.request(kit).0;
     let job = scene.job(kit, place_order());
     let record = scene.record(kit);
     let with_version = |version: u64| {
-        let (mut card, mut request, mut job, mut record) = (card.clone(), request.clone(), job.clone(), record.clone());
+        let (mut card, mut certificate) = (card.clone(), certificate.clone());
+        let (mut request, mut job, mut record) = (request.clone(), job.clone(), record.clone());
         card.version = version;
+        certificate.version = version;
         request.version = version;
         job.version = version;
         record.version = version;
         [
             ChangeSet { cards: vec![card], ..ChangeSet::new() },
+            ChangeSet { certificates: vec![certificate], ..ChangeSet::new() },
             ChangeSet { requests: vec![request], ..ChangeSet::new() },
             ChangeSet { jobs: vec![job], ..ChangeSet::new() },
             ChangeSet { records: vec![record], ..ChangeSet::new() },
@@ -227,6 +225,7 @@ pub async fn stale_version_is_refused(kit: &Kit<'_>) {
     };
     let objects = [
         StoredId::Object(ObjectId::Card(card.id)),
+        StoredId::Object(ObjectId::Certificate(certificate.id)),
         StoredId::Object(ObjectId::Request(request.id)),
         StoredId::Job(job.id),
         StoredId::Object(ObjectId::Record(record.key.clone())),
@@ -253,25 +252,24 @@ pub async fn stale_version_is_refused(kit: &Kit<'_>) {
     accept(1).await;
     refuse(0, 2).await;
     refuse(1, 2).await;
-    let versions = (
+    let versions = [
         store.cards(&[card.id]).await.first().map(|card| card.version),
+        store.certificates(&[certificate.id]).await.first().map(|certificate| certificate.version),
         store.requests(&[request.id]).await.first().map(|request| request.version),
         store.jobs(&[job.id]).await.first().map(|job| job.version),
         store.records(std::slice::from_ref(&record.key)).await.first().map(|record| record.version),
-    );
-    assert_eq!(
-        versions,
-        (Some(2), Some(2), Some(2), Some(2)),
-        "stale_version_is_refused: each commit raises the version by one"
-    );
+    ];
+    assert_eq!(versions, [Some(2); 5], "stale_version_is_refused: each commit raises the version by one");
 
-    let mut calls: Vec<BoxFuture<'static, bool>> = Vec::new();
-    for _ in 0..8 {
-        let (store, changes) = (Store::open(kit).await, with_version(2)[0].clone());
-        calls.push(Box::pin(async move { store.try_commit(&changes).await.is_ok() }));
+    for (changes, object) in with_version(2).into_iter().zip(&objects) {
+        let mut calls: Vec<BoxFuture<'static, bool>> = Vec::new();
+        for _ in 0..8 {
+            let (store, changes) = (Store::open(kit).await, changes.clone());
+            calls.push(Box::pin(async move { store.try_commit(&changes).await.is_ok() }));
+        }
+        let winners = kit.at_once(calls).await.into_iter().filter(|won| *won).count();
+        assert_eq!(winners, 1, "stale_version_is_refused: of eight writers of one version of {object}, one must win");
     }
-    let winners = kit.at_once(calls).await.into_iter().filter(|won| *won).count();
-    assert_eq!(winners, 1, "stale_version_is_refused: of eight writers of one version, one must win");
 }
 
 /// A refused commit names everything that stands against it, however much that is.
@@ -280,6 +278,7 @@ pub async fn every_conflict_is_named(kit: &Kit<'_>) {
     let store = Store::open(kit).await;
     let scene = Scene::new(kit);
     let cards: Vec<Card> = (0..MANY).map(|_| scene.card(kit).0).collect();
+    let certificates: Vec<Certificate> = cards.iter().map(|card| scene.certificate(kit, card.id).0).collect();
     let request = scene.request(kit).0;
     let job = scene.job(kit, place_order());
     let record = scene.record(kit);
@@ -287,6 +286,7 @@ pub async fn every_conflict_is_named(kit: &Kit<'_>) {
     store
         .commit(&ChangeSet {
             cards: cards.clone(),
+            certificates: certificates.clone(),
             requests: vec![request.clone()],
             jobs: vec![job.clone()],
             records: vec![record.clone()],
@@ -298,11 +298,15 @@ pub async fn every_conflict_is_named(kit: &Kit<'_>) {
     let mut ahead = scene.card(kit).0;
     ahead.version = 7;
     let good = scene.card(kit).0;
+    let mut certificate_ahead = scene.certificate(kit, ahead.id).0;
+    certificate_ahead.version = 7;
+    let good_certificate = scene.certificate(kit, good.id).0;
     let to_second = |reservation: &Reservation| Reservation { owner: "second".to_owned(), ..reservation.clone() };
     let nobodys = reservation(&scene, kit, "second");
     let anothers = to_second(&taken[0]);
     let mut changes = ChangeSet {
         cards: cards.clone(),
+        certificates: certificates.clone(),
         requests: vec![request.clone()],
         jobs: vec![job.clone()],
         records: vec![record.clone()],
@@ -312,11 +316,16 @@ pub async fn every_conflict_is_named(kit: &Kit<'_>) {
     };
     changes.cards.insert(MANY / 2, ahead.clone());
     changes.cards.insert(MANY / 3, good.clone());
+    changes.certificates.insert(MANY / 2, certificate_ahead.clone());
+    changes.certificates.insert(MANY / 3, good_certificate.clone());
 
     let version = |object: StoredId| Conflict::Version { object, expected: 0, found: 1 };
     let mut expected: Vec<Conflict> =
         cards.iter().map(|card| version(StoredId::Object(ObjectId::Card(card.id)))).collect();
-    expected.push(Conflict::Version { object: StoredId::Object(ObjectId::Card(ahead.id)), expected: 7, found: 0 });
+    expected.extend(certificates.iter().map(|one| version(StoredId::Object(ObjectId::Certificate(one.id)))));
+    for object in [ObjectId::Card(ahead.id), ObjectId::Certificate(certificate_ahead.id)] {
+        expected.push(Conflict::Version { object: StoredId::Object(object), expected: 7, found: 0 });
+    }
     expected.push(version(StoredId::Object(ObjectId::Request(request.id))));
     expected.push(version(StoredId::Job(job.id)));
     expected.push(version(StoredId::Object(ObjectId::Record(record.key.clone()))));
@@ -332,6 +341,8 @@ pub async fn every_conflict_is_named(kit: &Kit<'_>) {
     }
     assert_eq!(named, expected, "every_conflict_is_named: nothing else is named");
     same(&store.cards(&[good.id]).await, &[], "every_conflict_is_named: cards beside the conflicts");
+    let found = store.certificates(&[good_certificate.id]).await;
+    same(&found, &[], "every_conflict_is_named: certificates beside the conflicts");
 }
 
 /// A key is taken once, however many try, and can be handed on in one commit.
@@ -481,14 +492,16 @@ pub async fn pages_are_stable(kit: &Kit<'_>) {
     }
     assert!(known.iter().all(|id| seen.contains(id)), "pages_are_stable: a walk missed requests");
 
-    let span = JobSpan::new(kit);
-    let job = |place: u16| Job { id: span.id(place), ..scene.job(kit, place_order()) };
+    certificate_pages_are_stable(kit, &store, &scene).await;
+
+    let span = Span::new(kit);
+    let job = |place: u16| Job { id: span.job(place), ..scene.job(kit, place_order()) };
     store.commit(&ChangeSet { jobs: (1..=23).map(|place| job(place * 10)).collect(), ..ChangeSet::new() }).await;
     let mut seen: Vec<JobId> = Vec::new();
     for round in 0.. {
-        let after = seen.last().copied().unwrap_or(span.id(0));
+        let after = seen.last().copied().unwrap_or(span.job(0));
         let page = store.job_page(&JobQuery::default(), Some(after), LIMIT).await;
-        let own: Vec<JobId> = page.iter().map(|job| job.id).filter(|id| span.contains(*id)).collect();
+        let own: Vec<JobId> = page.iter().map(|job| job.id).filter(|id| span.contains(id.uuid())).collect();
         if own.is_empty() {
             break;
         }
@@ -499,7 +512,48 @@ pub async fn pages_are_stable(kit: &Kit<'_>) {
             store.commit(&ChangeSet { jobs: new.to_vec(), ..ChangeSet::new() }).await;
         }
     }
-    assert!((1..=23).all(|place| seen.contains(&span.id(place * 10))), "pages_are_stable: a walk missed jobs");
+    assert!((1..=23).all(|place| seen.contains(&span.job(place * 10))), "pages_are_stable: a walk missed jobs");
+}
+
+async fn certificate_pages_are_stable(kit: &Kit<'_>, store: &Store, scene: &Scene) {
+    const COUNT: u16 = 23;
+    const LIMIT: usize = 4;
+    let span = Span::new(kit);
+    let card = CardId::new(kit.id());
+    let certificate = |place: u16| scene.certificate_with(span.certificate(place), card, CertificateKind::Signature);
+    store.commit(&certificates_with_history((1..=COUNT).map(|place| certificate(place * 10)))).await;
+    let known: BTreeSet<CertificateId> = (1..=COUNT).map(|place| span.certificate(place * 10)).collect();
+    let queries = [
+        CertificateQuery { cards: vec![card, CardId::new(kit.id())], ..CertificateQuery::default() },
+        CertificateQuery { states: vec![CertificateState::Issued], ..CertificateQuery::default() },
+        CertificateQuery::default(),
+    ];
+    for (walk, query) in (0_u16..).zip(queries) {
+        let mut seen: Vec<CertificateId> = Vec::new();
+        for round in 0.. {
+            let after = seen.last().copied().unwrap_or(span.certificate(0));
+            let page = store.certificate_page(&query, Some(after), LIMIT).await;
+            let own: Vec<CertificateId> = page.iter().map(|one| one.id).filter(|id| span.contains(id.uuid())).collect();
+            let Some(last) = own.last().copied() else { break };
+            // New certificates land before and after the place of the walk; known ones change on both sides.
+            let mut changes = ChangeSet::new();
+            if round < 20 {
+                let new = [1 + 10 * round + walk, 301 + 10 * round + walk];
+                changes = certificates_with_history(new.map(certificate));
+            }
+            let sides: Vec<CertificateId> =
+                known.iter().filter(|id| **id > last).take(1).chain(known.first()).copied().collect();
+            for mut known in store.certificates(&sides).await {
+                changes.history.push(known.note(&scene.stamp(), Why::code("touched")));
+                known.at_ca = StateAtCa::OnHold;
+                changes.certificates.push(known);
+            }
+            store.commit(&changes).await;
+            seen.extend(own);
+        }
+        let seen: BTreeSet<CertificateId> = seen.into_iter().collect();
+        assert!(known.is_subset(&seen), "pages_are_stable: a walk missed certificates: {:?}", known.difference(&seen));
+    }
 }
 
 /// A query gives exactly what matches.
@@ -554,6 +608,7 @@ pub async fn queries_filter(kit: &Kit<'_>) {
             );
         }
     }
+    check_certificate_queries(kit, &store, &scene).await;
     check_request_queries(kit, &store, &scene, &others).await;
     check_job_queries(kit, &store, &scene).await;
 }
@@ -867,13 +922,15 @@ pub async fn history_is_in_order(kit: &Kit<'_>) {
     let scene = Scene::new(kit);
     let (mut card, entry) = scene.card(kit);
     let (mut other, other_entry) = scene.card(kit);
+    let (mut certificate, certificate_entry) = scene.certificate(kit, card.id);
     let (mut request, request_entry) = scene.request(kit);
     let mut record = scene.record(kit);
     let mut chain = vec![entry];
     let mut other_chain = vec![other_entry];
+    let mut certificate_chain = vec![certificate_entry];
     let mut request_chain = vec![request_entry];
     let mut record_chain = Vec::new();
-    let mut stored = [0; 4];
+    let mut stored = [0; 5];
     for round in 0..6_usize {
         // Some commits bring several entries of one chain, those of others in between.
         let mut changes = ChangeSet::new();
@@ -881,25 +938,30 @@ pub async fn history_is_in_order(kit: &Kit<'_>) {
             chain.push(card.note(&scene.stamp(), Why::code("noted")));
             other_chain.push(other.note(&scene.stamp(), Why::code("noted")));
         }
+        certificate_chain.push(certificate.note(&scene.stamp(), Why::code("reconciled")));
         request_chain.push(request.note(&scene.stamp(), Why::code("postponed")));
         let object = ObjectId::Record(record.key.clone());
         record_chain.push(record.history.append(object, None, "set", &scene.stamp(), Why::code("set")));
-        for (chain, stored) in [&chain, &other_chain, &request_chain, &record_chain].into_iter().zip(&mut stored) {
+        let chains = [&chain, &other_chain, &certificate_chain, &request_chain, &record_chain];
+        for (chain, stored) in chains.into_iter().zip(&mut stored) {
             changes.history.extend_from_slice(&chain[*stored..]);
             *stored = chain.len();
         }
         changes.cards = vec![card.clone(), other.clone()];
+        changes.certificates = vec![certificate.clone()];
         changes.requests = vec![request.clone()];
         changes.records = vec![record.clone()];
         store.commit(&changes).await;
         card = raised(&card);
         other = raised(&other);
+        certificate = raised(&certificate);
         request = raised(&request);
         record = raised(&record);
     }
     for (chain, head) in [
         (&chain, &card.history),
         (&other_chain, &other.history),
+        (&certificate_chain, &certificate.history),
         (&request_chain, &request.history),
         (&record_chain, &record.history),
     ] {
@@ -1008,6 +1070,7 @@ pub async fn stored_is_stored(kit: &Kit<'_>) {
 /// One of everything that a commit can store.
 struct Everything {
     card: Card,
+    certificate: Certificate,
     request: ApprovalRequest,
     job: Job,
     record: Record,
@@ -1018,20 +1081,23 @@ struct Everything {
 impl Everything {
     fn new(kit: &Kit<'_>, scene: &Scene) -> Self {
         let (card, card_entry) = scene.card(kit);
+        let (certificate, certificate_entry) = scene.certificate(kit, card.id);
         let (request, request_entry) = scene.request(kit);
         Self {
             card,
+            certificate,
             request,
             job: scene.job(kit, place_order()),
             record: scene.record(kit),
             reservation: reservation(scene, kit, "everything"),
-            history: vec![card_entry, request_entry],
+            history: vec![card_entry, certificate_entry, request_entry],
         }
     }
 
     fn changes(&self) -> ChangeSet {
         ChangeSet {
             cards: vec![self.card.clone()],
+            certificates: vec![self.certificate.clone()],
             requests: vec![self.request.clone()],
             jobs: vec![self.job.clone()],
             records: vec![self.record.clone()],
@@ -1043,6 +1109,7 @@ impl Everything {
 
     async fn assert_stored(&self, store: &Store, when: &str) {
         same(&store.cards(&[self.card.id]).await, &[raised(&self.card)], when);
+        same(&store.certificates(&[self.certificate.id]).await, &[raised(&self.certificate)], when);
         same(&store.requests(&[self.request.id]).await, &[raised(&self.request)], when);
         // The job may have been claimed since.
         assert_eq!(ids(&store.jobs(&[self.job.id]).await), [self.job.id], "{when}");
@@ -1060,6 +1127,7 @@ impl Everything {
     async fn assert_absent(&self, store: &Store, spoiler: &str) {
         let what = format!("commit_is_atomic: what a commit that was refused for {spoiler} has stored");
         same(&store.cards(&[self.card.id]).await, &[], &what);
+        same(&store.certificates(&[self.certificate.id]).await, &[], &what);
         same(&store.requests(&[self.request.id]).await, &[], &what);
         same(&store.jobs(&[self.job.id]).await, &[], &what);
         same(&store.records(std::slice::from_ref(&self.record.key)).await, &[], &what);
@@ -1155,6 +1223,56 @@ async fn check_card_queries(store: &Store, scene: &Scene, others: &Scene, cards:
     }
 }
 
+async fn check_certificate_queries(kit: &Kit<'_>, store: &Store, scene: &Scene) {
+    let span = Span::new(kit);
+    let cards = [CardId::new(kit.id()), CardId::new(kit.id()), CardId::new(kit.id())];
+    let mut certificates = Vec::new();
+    let states: Vec<CertificateState> = certificate_graph().states().collect();
+    for (place, (state, card)) in (1..=15_u16).zip(states.iter().cycle().zip(cards.iter().cycle())) {
+        let kind = CertificateKind::ALL[usize::from(place) % 3];
+        let (certificate, entry) = scene.certificate_with(span.certificate(place), *card, kind);
+        let mut changes = certificates_with_history([(certificate, entry)]);
+        store.commit(&changes).await;
+        let mut certificate = raised(&changes.certificates.remove(0));
+        if certificate.state() != *state {
+            // What a certificate was before is not found any more.
+            let changes = ChangeSet { history: vec![moved(&mut certificate, *state, scene)], ..ChangeSet::new() };
+            store.commit(&ChangeSet { certificates: vec![certificate.clone()], ..changes }).await;
+            certificate = raised(&certificate);
+        }
+        certificates.push(certificate);
+    }
+    let nobodys = CardId::new(kit.id());
+    let [first, second, _] = cards;
+    for of in [vec![], vec![first], vec![second, nobodys, first, second], vec![nobodys]] {
+        for states in [
+            vec![],
+            vec![CertificateState::Issued],
+            vec![CertificateState::OnHold, CertificateState::Valid],
+            vec![CertificateState::Expired, CertificateState::Revoked, CertificateState::Expired],
+        ] {
+            let query = CertificateQuery { cards: of.clone(), states };
+            let mut found: Vec<Certificate> = Vec::new();
+            loop {
+                let after = found.last().map_or(span.certificate(0), |certificate| certificate.id);
+                let page = store.certificate_page(&query, Some(after), 4).await;
+                let before = found.len();
+                found.extend(page.into_iter().filter(|certificate| span.contains(certificate.id.uuid())));
+                if found.len() == before {
+                    break;
+                }
+            }
+            let expected: Vec<Certificate> =
+                certificates.iter().filter(|certificate| query.matches(certificate)).cloned().collect();
+            assert_eq!(found, expected, "queries_filter: {query:?}");
+        }
+    }
+    let query = CertificateQuery { cards: vec![first], ..CertificateQuery::default() };
+    let found = store.certificate_page(&query, None, 99).await;
+    let expected: Vec<Certificate> = certificates.into_iter().filter(|certificate| certificate.card == first).collect();
+    assert_eq!(found, expected, "queries_filter: the first page of {query:?}");
+}
+
 async fn check_request_queries(kit: &Kit<'_>, store: &Store, scene: &Scene, others: &Scene) {
     let mut requests = Vec::new();
     let moves = [None, Some(RequestState::Approved), Some(RequestState::Rejected), Some(RequestState::Aborted)];
@@ -1188,24 +1306,30 @@ async fn check_request_queries(kit: &Kit<'_>, store: &Store, scene: &Scene, othe
 }
 
 async fn check_job_queries(kit: &Kit<'_>, store: &Store, scene: &Scene) {
-    let span = JobSpan::new(kit);
+    let span = Span::new(kit);
     let tasks: Vec<Job> = scene.jobs_of_every_kind(kit, CardId::new(kit.id()));
     let states = [JobState::Open, JobState::InDoubt, JobState::Done, JobState::Cancelled, JobState::Open];
-    let jobs: Vec<Job> = (1..=20)
+    let jobs: Vec<Job> = (1..=60)
         .zip(tasks.iter().cycle())
-        .map(|(place, job)| Job { id: span.id(place), state: states[usize::from(place) % states.len()], ..job.clone() })
+        .map(|(place, job)| Job {
+            id: span.job(place),
+            state: states[usize::from(place) % states.len()],
+            ..job.clone()
+        })
         .collect();
     store.commit(&ChangeSet { jobs: jobs.clone(), ..ChangeSet::new() }).await;
-    for kinds in [vec![], vec![JobKind::Notify], vec![JobKind::PlaceOrder, JobKind::Custom]] {
+    let mut wanted = vec![vec![], vec![JobKind::PlaceOrder, JobKind::Custom, JobKind::RevokeCertificate]];
+    wanted.extend(JobKind::ALL.map(|kind| vec![kind]));
+    for kinds in wanted {
         for states in [vec![], vec![JobState::Open], vec![JobState::InDoubt, JobState::Cancelled], vec![JobState::Done]]
         {
             let query = JobQuery { kinds: kinds.clone(), states };
             let mut found: Vec<Job> = Vec::new();
             loop {
-                let after = found.last().map_or(span.id(0), |job| job.id);
+                let after = found.last().map_or(span.job(0), |job| job.id);
                 let page = store.job_page(&query, Some(after), 6).await;
                 let before = found.len();
-                found.extend(page.into_iter().filter(|job| span.contains(job.id)));
+                found.extend(page.into_iter().filter(|job| span.contains(job.id.uuid())));
                 if found.len() == before {
                     break;
                 }
@@ -1289,8 +1413,51 @@ impl Scene {
         card.request = Some(RequestId::new(kit.id()));
         card.busy = Some(Busy { job: JobId::new(kit.id()), since: moment(981_173_106_000_001), in_doubt: true });
         card.reservations = vec![self.text("z"), self.text("a")];
+        card.production = Some(Production {
+            id: JobId::new(kit.id()),
+            certificates: vec![CertificateKind::Signature, CertificateKind::Authentication],
+            card_end_state: CardState::Active,
+            certificate_end_state: CertificateState::Valid,
+            pin: SecretPlan { length: 6, delivery: Delivery::Print },
+            puk: SecretPlan { length: 8, delivery: Delivery::None },
+            handle: Some("tray \"3\" / slot 7".to_owned()),
+            requests: [(CertificateKind::Signature, "-----BEGIN CERTIFICATE REQUEST-----\nMIIB\n".to_owned())].into(),
+        });
+        card.produced = Some(JobId::new(kit.id()));
+        card.chip_serial = Some("04:A1:é".to_owned());
         card.valid_until = Some(moment(1_981_173_106_999_999));
         (card, entry)
+    }
+
+    fn certificate(&self, kit: &Kit<'_>, card: CardId) -> (Certificate, HistoryEntry) {
+        self.certificate_with(CertificateId::new(kit.id()), card, CertificateKind::Authentication)
+    }
+
+    fn certificate_with(&self, id: CertificateId, card: CardId, kind: CertificateKind) -> (Certificate, HistoryEntry) {
+        let issued = IssuedCertificate {
+            issuer: "CN=Zoë \"CA\" \\ %_'; --, O=東京".to_owned(),
+            serial: "00ab12".to_owned(),
+            valid_until: moment(1_981_173_106_999_999),
+            pem: "-----BEGIN CERTIFICATE-----\r\nMIIB+/==\r\n-----END CERTIFICATE-----\n".to_owned(),
+        };
+        Certificate::issued(id, card, kind, JobId::new(self.run.uuid()), self.text("key"), issued, &self.stamp())
+    }
+
+    /// Certificates of a card, each with its history.
+    fn certificates_of_every_state(&self, kit: &Kit<'_>, card: CardId) -> (Vec<Certificate>, Vec<Vec<HistoryEntry>>) {
+        let at_ca = [StateAtCa::Valid, StateAtCa::OnHold, StateAtCa::Revoked, StateAtCa::Expired];
+        let made = certificate_graph().states().zip(CertificateKind::ALL.into_iter().cycle());
+        made.zip(at_ca.into_iter().cycle())
+            .map(|((state, kind), at_ca)| {
+                let (mut certificate, entry) = self.certificate_with(CertificateId::new(kit.id()), card, kind);
+                certificate.at_ca = at_ca;
+                let mut history = vec![entry];
+                if certificate.state() != state {
+                    history.push(moved(&mut certificate, state, self));
+                }
+                (certificate, history)
+            })
+            .unzip()
     }
 
     fn request(&self, kit: &Kit<'_>) -> (ApprovalRequest, HistoryEntry) {
@@ -1329,9 +1496,17 @@ impl Scene {
                 locale: locale.map(str::to_owned),
             })
         };
+        let certificate = CertificateId::new(kit.id());
         let tasks = [
             place_order(),
             Task::TrackOrder { order_id: "order-1".to_owned() },
+            Task::PrepareCard,
+            Task::IssueCertificate { kind: CertificateKind::Encryption },
+            Task::HoldCertificate { certificate },
+            Task::FinishCard,
+            Task::DiscardCard { handle: "tray \"3\" / slot 7".to_owned() },
+            Task::RemoveHold { certificate },
+            Task::RevokeCertificate { certificate, reason: RevocationReason::CaCompromise },
             message(MessageKind::CardOrdered, Recipient::Email("zoë@example.org".to_owned()), Some("de-CH")),
             message(MessageKind::Custom("lost".to_owned()), Recipient::Role(Role::Approver), None),
             Task::Custom { performer: self.process.clone(), data: json!({"list": [1, "two", null]}) },
@@ -1351,22 +1526,30 @@ impl Scene {
     }
 }
 
-/// Job ids that follow each other with none of others between, so that pages of them can be compared on any store.
-struct JobSpan {
+/// Ids that follow each other with none of others between, so that pages of them can be compared on any store.
+struct Span {
     base: u128,
 }
 
-impl JobSpan {
+impl Span {
     fn new(kit: &Kit<'_>) -> Self {
         Self { base: kit.id().as_u128() & !0xffff }
     }
 
-    const fn id(&self, place: u16) -> JobId {
-        JobId::new(Uuid::from_u128(self.base | place as u128))
+    const fn job(&self, place: u16) -> JobId {
+        JobId::new(self.id(place))
     }
 
-    const fn contains(&self, id: JobId) -> bool {
-        id.uuid().as_u128() & !0xffff == self.base
+    const fn certificate(&self, place: u16) -> CertificateId {
+        CertificateId::new(self.id(place))
+    }
+
+    const fn id(&self, place: u16) -> Uuid {
+        Uuid::from_u128(self.base | place as u128)
+    }
+
+    const fn contains(&self, id: Uuid) -> bool {
+        id.as_u128() & !0xffff == self.base
     }
 }
 
@@ -1383,9 +1566,19 @@ fn cards_with_history(cards: impl IntoIterator<Item = (Card, HistoryEntry)>) -> 
     ChangeSet { cards, history, ..ChangeSet::new() }
 }
 
+fn certificates_with_history(certificates: impl IntoIterator<Item = (Certificate, HistoryEntry)>) -> ChangeSet {
+    let (certificates, history) = certificates.into_iter().unzip();
+    ChangeSet { certificates, history, ..ChangeSet::new() }
+}
+
 fn requests_with_history(requests: impl IntoIterator<Item = (ApprovalRequest, HistoryEntry)>) -> ChangeSet {
     let (requests, history) = requests.into_iter().unzip();
     ChangeSet { requests, history, ..ChangeSet::new() }
+}
+
+/// Moves a certificate that is in state issued, from which every other state can be reached.
+fn moved(certificate: &mut Certificate, to: CertificateState, scene: &Scene) -> HistoryEntry {
+    certificate.transition(to, &scene.stamp(), Why::code("moved")).expect("every state follows issued")
 }
 
 fn moment(micros: i64) -> DateTime<Utc> {
@@ -1447,7 +1640,7 @@ macro_rules! versioned {
     };
 }
 
-versioned!(Card: id, ApprovalRequest: id, Job: id, Record: key);
+versioned!(Card: id, Certificate: id, ApprovalRequest: id, Job: id, Record: key);
 
 impl Stored for Reservation {
     fn key(&self) -> String {
@@ -1528,6 +1721,21 @@ impl Store {
 
     async fn cards_of(&self, holders: &[UserId], states: &[CardState]) -> Vec<Card> {
         patient("cards_of", || self.0.cards_of(holders, states)).await
+    }
+
+    async fn certificates(&self, ids: &[CertificateId]) -> Vec<Certificate> {
+        patient("certificates", || self.0.certificates(ids)).await
+    }
+
+    async fn certificate_page(
+        &self,
+        query: &CertificateQuery,
+        after: Option<CertificateId>,
+        limit: usize,
+    ) -> Vec<Certificate> {
+        let page = patient("certificate_page", || self.0.certificate_page(query, after, limit)).await;
+        assert_page(page.iter().map(|found| found.id), after, limit);
+        page
     }
 
     async fn requests(&self, ids: &[RequestId]) -> Vec<ApprovalRequest> {

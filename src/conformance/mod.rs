@@ -1,11 +1,18 @@
 //! The kit with which hosts test their own adapters: one check for each clause of a contract.
 //!
-//! A host says with a [`StoreFactory`] how its store is opened, and runs [`check_all`](card_repository::check_all), or
-//! each of [`clauses`](card_repository::clauses) as a test of its own. A check panics where a clause is not kept.
+//! A host says with a factory how its adapter is opened, and runs `check_all` of the module for that trait, or each of its
+//! `clauses` as a test of its own. A check panics where a clause is not kept.
+//!
+//! | trait | factory | checks |
+//! |---|---|---|
+//! | [`CardRepository`] | [`StoreFactory`] | [`card_repository`] |
+//! | [`CertificateAuthority`](crate::host::CertificateAuthority) | [`CaFactory`] | [`certificate_authority`] |
+//! | [`CardPersonalizer`](crate::host::CardPersonalizer) | [`PersonalizerFactory`] | [`card_personalizer`] |
 //!
 //! The kit is harmless on a shared database: it makes fresh ids from a seed, claims only its own jobs, gives back nothing
 //! that others hold, and deletes nothing. It leaves what it has stored. One check, `feed_loses_nothing`, reads through the
-//! feed of changes once, and so takes its time on a large database.
+//! feed of changes once, and so takes its time on a large database. At a CA and a personalizer it leaves revoked
+//! certificates and cards for tests: give it a CA and a machine for tests.
 //!
 //! # Examples
 //! ```
@@ -57,9 +64,42 @@ use futures::channel::oneshot;
 use futures::future::BoxFuture;
 use uuid::Uuid;
 
+use self::card_personalizer::PersonalizerFactory;
+use self::certificate_authority::CaFactory;
 use crate::host::CardRepository;
 
+/// The list of a contract's clauses, and the functions that check one or all of them.
+macro_rules! clauses {
+    ($factory:ty, $subject:literal, $contract:literal; $($clause:ident),* $(,)?) => {
+        /// The names of all clauses, in the order of the contract.
+        pub fn clauses() -> Vec<&'static str> {
+            vec![$(stringify!($clause)),*]
+        }
+
+        /// Checks the clause with this name, for hosts that make one test of each.
+        ///
+        /// # Panics
+        #[doc = concat!("If ", $subject, " does not keep the clause, or if there is no such clause.")]
+        pub async fn check(kit: &Kit<'_, $factory>, clause: &str) {
+            match clause {
+                $(stringify!($clause) => $clause(kit).await,)*
+                _ => panic!("{clause:?} is no clause of the contract of a {}", $contract),
+            }
+        }
+
+        /// Checks all clauses, one after the other.
+        ///
+        /// # Panics
+        #[doc = concat!("At the first clause that ", $subject, " does not keep.")]
+        pub async fn check_all(kit: &Kit<'_, $factory>) {
+            $($clause(kit).await;)*
+        }
+    };
+}
+
+pub mod card_personalizer;
 pub mod card_repository;
+pub mod certificate_authority;
 
 /// One of several calls that run at once.
 pub type Call = BoxFuture<'static, ()>;
@@ -128,25 +168,28 @@ pub fn block_on<T>(future: impl Future<Output = T>) -> T {
     }
 }
 
-/// What a check works with: the store's factory, and a seed for ids of its own.
-pub struct Kit<'a> {
-    factory: &'a dyn StoreFactory,
+/// What a check works with: the factory of what is under test, and a seed for ids of its own.
+///
+/// [`new`](Self::new) makes one for a store, [`of_ca`](Self::of_ca) for a CA, [`of_personalizer`](Self::of_personalizer) for a
+/// personalizer.
+pub struct Kit<'a, F: ?Sized = dyn StoreFactory> {
+    factory: &'a F,
     seed: Uuid,
     drawn: AtomicU64,
     lease: Duration,
 }
 
-impl fmt::Debug for Kit<'_> {
+impl<F: ?Sized> fmt::Debug for Kit<'_, F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Kit").field("seed", &self.seed).field("lease", &self.lease).finish_non_exhaustive()
     }
 }
 
 impl<'a> Kit<'a> {
-    /// A kit whose ids all derive from the seed. On a store that keeps its data, each kit needs another seed, such as a
-    /// random one.
-    pub fn new(factory: &'a dyn StoreFactory, seed: Uuid) -> Self {
-        Self { factory, seed, drawn: AtomicU64::new(0), lease: Duration::from_secs(60) }
+    /// A kit for a store, whose ids all derive from the seed. On a store that keeps its data, each kit needs another seed,
+    /// such as a random one.
+    pub fn new(factory: &'a (dyn StoreFactory + 'static), seed: Uuid) -> Self {
+        Self::with(factory, seed)
     }
 
     /// The same with another length for the leases that the checks let pass. For a store whose clock cannot be moved, a
@@ -155,12 +198,6 @@ impl<'a> Kit<'a> {
     pub const fn with_lease(mut self, lease: Duration) -> Self {
         self.lease = lease;
         self
-    }
-
-    /// An id that no other call gives.
-    fn id(&self) -> Uuid {
-        let place = self.drawn.fetch_add(1, Ordering::Relaxed);
-        Uuid::new_v5(&self.seed, &place.to_be_bytes())
     }
 
     /// A part of a lease, in quarters.
@@ -174,22 +211,57 @@ impl<'a> Kit<'a> {
 
     /// Runs all at once and gives what they gave, in the order in which they ended.
     async fn at_once<T: Send + 'static>(&self, calls: Vec<BoxFuture<'static, T>>) -> Vec<T> {
-        let count = calls.len();
-        let results = Arc::new(Mutex::new(Vec::with_capacity(count)));
-        let calls = calls
-            .into_iter()
-            .map(|call| {
-                let results = Arc::clone(&results);
-                let call: Call = Box::pin(async move {
-                    let result = call.await;
-                    results.lock().unwrap_or_else(PoisonError::into_inner).push(result);
-                });
-                call
-            })
-            .collect();
-        self.factory.at_once(calls).await;
-        let results = std::mem::take(&mut *results.lock().unwrap_or_else(PoisonError::into_inner));
-        assert_eq!(results.len(), count, "StoreFactory::at_once must run every call to its end");
-        results
+        gather(calls, |calls| self.factory.at_once(calls)).await
     }
+}
+
+impl<'a> Kit<'a, dyn CaFactory> {
+    /// A kit for a CA, whose keys all derive from the seed: each kit needs another seed, such as a random one.
+    pub fn of_ca(factory: &'a (dyn CaFactory + 'static), seed: Uuid) -> Self {
+        Self::with(factory, seed)
+    }
+}
+
+impl<'a> Kit<'a, dyn PersonalizerFactory> {
+    /// A kit for a personalizer, whose references and cards all derive from the seed: each kit needs another seed, such as a
+    /// random one.
+    pub fn of_personalizer(factory: &'a (dyn PersonalizerFactory + 'static), seed: Uuid) -> Self {
+        Self::with(factory, seed)
+    }
+}
+
+impl<'a, F: ?Sized> Kit<'a, F> {
+    fn with(factory: &'a F, seed: Uuid) -> Self {
+        Self { factory, seed, drawn: AtomicU64::new(0), lease: Duration::from_secs(60) }
+    }
+
+    /// An id that no other call gives.
+    fn id(&self) -> Uuid {
+        let place = self.drawn.fetch_add(1, Ordering::Relaxed);
+        Uuid::new_v5(&self.seed, &place.to_be_bytes())
+    }
+}
+
+/// Runs all in the factory's way and gives what they gave, in the order in which they ended.
+async fn gather<T: Send + 'static, R: Future<Output = ()> + Send>(
+    calls: Vec<BoxFuture<'static, T>>,
+    run: impl FnOnce(Vec<Call>) -> R + Send,
+) -> Vec<T> {
+    let count = calls.len();
+    let results = Arc::new(Mutex::new(Vec::with_capacity(count)));
+    let calls = calls
+        .into_iter()
+        .map(|call| {
+            let results = Arc::clone(&results);
+            let call: Call = Box::pin(async move {
+                let result = call.await;
+                results.lock().unwrap_or_else(PoisonError::into_inner).push(result);
+            });
+            call
+        })
+        .collect();
+    run(calls).await;
+    let results = std::mem::take(&mut *results.lock().unwrap_or_else(PoisonError::into_inner));
+    assert_eq!(results.len(), count, "the factory's `at_once` must run every call to its end");
+    results
 }

@@ -7,10 +7,13 @@ use super::Engine;
 use crate::card::CardKind;
 use crate::card_number::NumberRange;
 use crate::history::ChainKey;
-use crate::host::{AccessPolicy, CardRepository, Clock, GoCardsProvider, Notifier, SystemClock, UserRepository};
+use crate::host::{
+    AccessPolicy, CardPersonalizer, CardRepository, CertificateAuthority, Clock, Entropy, GoCardsProvider, Notifier,
+    SystemClock, SystemEntropy, UserRepository,
+};
 use crate::id::SymbolicName;
 use crate::options::{Limits, OptionCatalogue, OptionProblems, OptionSource, OptionValue, load};
-use crate::process::{HouseRules, ProcessPackage, ProcessRegistry, RegistryError};
+use crate::process::{Equipment, HouseRules, ProcessPackage, ProcessRegistry, RegistryError};
 
 /// Puts an engine together.
 #[derive(Default)]
@@ -18,6 +21,9 @@ pub struct EngineBuilder {
     repository: Option<Arc<dyn CardRepository>>,
     users: Option<Arc<dyn UserRepository>>,
     bureau: Option<Arc<dyn GoCardsProvider>>,
+    certificate_authority: Option<Arc<dyn CertificateAuthority>>,
+    personalizer: Option<Arc<dyn CardPersonalizer>>,
+    entropy: Option<Arc<dyn Entropy>>,
     notifier: Option<Arc<dyn Notifier>>,
     access: Option<Arc<dyn AccessPolicy>>,
     clock: Option<Arc<dyn Clock>>,
@@ -46,6 +52,24 @@ impl EngineBuilder {
     #[must_use]
     pub fn bureau(self, bureau: impl GoCardsProvider) -> Self {
         Self { bureau: Some(Arc::new(bureau)), ..self }
+    }
+
+    /// The certificate authority. Needed where cards with certificates are made.
+    #[must_use]
+    pub fn certificate_authority(self, authority: impl CertificateAuthority) -> Self {
+        Self { certificate_authority: Some(Arc::new(authority)), ..self }
+    }
+
+    /// Who makes cards here. Needed where cards are made locally.
+    #[must_use]
+    pub fn personalizer(self, personalizer: impl CardPersonalizer) -> Self {
+        Self { personalizer: Some(Arc::new(personalizer)), ..self }
+    }
+
+    /// Another source of random bytes than the system's secure one: for simulations only.
+    #[must_use]
+    pub fn entropy(self, entropy: impl Entropy) -> Self {
+        Self { entropy: Some(Arc::new(entropy)), ..self }
     }
 
     /// Who sends messages. Needed.
@@ -155,7 +179,14 @@ impl EngineBuilder {
             rules.longest_number = rules.longest_number.max(range.longest());
             numbers.insert(kind, range);
         }
+        rules.equipment = Equipment {
+            personalizer: self.personalizer.is_some(),
+            certificate_authority: self.certificate_authority.is_some(),
+        };
         Ok(Engine {
+            certificate_authority: self.certificate_authority,
+            personalizer: self.personalizer,
+            entropy: self.entropy.unwrap_or_else(|| Arc::new(SystemEntropy)),
             repository: self.repository.ok_or(missing("repository"))?,
             users: self.users.ok_or(missing("users"))?,
             bureau: self.bureau.ok_or(missing("bureau"))?,
@@ -190,6 +221,10 @@ pub struct EngineSettings {
     pub chunk: usize,
     /// How many orders go to the bureau in one call. A crash leaves at most so many in doubt.
     pub orders_per_call: usize,
+    /// How many cards are prepared or finished at once. A crash leaves at most so many in doubt.
+    pub cards_at_once: usize,
+    /// How many calls go to the CA at once.
+    pub certificates_at_once: usize,
     /// How many statuses are read in one call.
     pub statuses_per_call: usize,
     /// How long a call to the outside may take.
@@ -205,12 +240,14 @@ pub struct EngineSettings {
 }
 
 impl Default for EngineSettings {
-    /// Chunks of 1,000; 20 orders and 100 statuses a call; calls of 30 s, leases of 5 min; statuses every 15 min; back-off
+    /// Chunks of 1,000; 20 orders and 100 statuses a call; 10 cards and 50 certificates at once; calls of 30 s, leases of 5 min; statuses every 15 min; back-off
     /// from 30 s; orders of inactive users looked at again after an hour.
     fn default() -> Self {
         Self {
             chunk: 1000,
             orders_per_call: 20,
+            cards_at_once: 10,
+            certificates_at_once: 50,
             statuses_per_call: 100,
             call_time_out: Duration::from_secs(30),
             lease: Duration::from_secs(300),
@@ -237,6 +274,12 @@ impl EngineSettings {
     #[must_use]
     pub fn orders_per_call(self, orders_per_call: usize) -> Self {
         Self { orders_per_call: orders_per_call.max(1), ..self }
+    }
+
+    /// The same with another number of cards that are prepared or finished at once; at least 1.
+    #[must_use]
+    pub fn cards_at_once(self, cards_at_once: usize) -> Self {
+        Self { cards_at_once: cards_at_once.max(1), ..self }
     }
 
     /// The same with another time-out of calls to the outside.

@@ -5,20 +5,23 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use chrono::{DateTime, Utc};
+
 use super::administration::{numbers_key, to_value};
+use super::jobs::Done;
 use super::merged::{Chunk, Merged};
 use super::run::{Interruption, Progress, Report, RunRecord, item_key, run_key, same_run};
 use super::source::Source;
 use super::{Engine, PlanContextParts, plan_item};
 use crate::actor::Actor;
-use crate::card::CardKind;
+use crate::card::{Card, CardKind};
 use crate::card_number::NumberRange;
 use crate::change_set::{ChangeSet, Conflict, Record, Reservation, StoredId};
 use crate::error::{During as _, Error, with_causes};
 use crate::history::{ObjectId, Why};
 use crate::host::{ClaimRequest, CommitError, Decision, RepositoryError};
 use crate::id::{CardId, JobId, RunId, SymbolicName};
-use crate::job::{JobKind, JobState, Task};
+use crate::job::{Job, JobKind, JobState, Task};
 use crate::options::Options;
 use crate::process::{ItemId, Outcome, Plan, Process, Refusal, RefusalCode, Slot};
 
@@ -62,6 +65,12 @@ pub struct Execution<'a> {
     pub(super) report: Report,
     pub(super) stop: StopHandle,
     pub(super) ended: bool,
+    /// The chunk that is being worked on.
+    pub(super) at_hand: Vec<ItemId>,
+    /// When the first jobs were claimed.
+    pub(super) started: Option<DateTime<Utc>>,
+    /// Jobs that the actor may not touch.
+    pub(super) denied: BTreeSet<JobId>,
 }
 
 impl std::fmt::Debug for Execution<'_> {
@@ -84,27 +93,16 @@ impl Execution<'_> {
         if self.ended {
             return Ok(self.rest());
         }
-        if self.stop.is_stopped() {
+        if self.stop.is_stopped() && self.at_hand.is_empty() && !self.source.is_spent() {
             self.interrupt(Interruption::Stopped);
             return Ok(self.rest());
         }
-        let chunk = self.engine.settings.chunk.max(1);
-        let outcomes = if let Source::DueJobs(kinds) = &self.source {
-            let kinds = kinds.clone();
-            self.due_jobs(kinds).await
-        } else {
-            match self.engine.next_ids(&mut self.source, chunk).await {
-                Ok(ids) if ids.is_empty() => Ok(Vec::new()),
-                Ok(ids) => Ok(self.work(ids).await),
-                Err(error) => Err(error),
-            }
-        };
-        match outcomes {
-            Ok(outcomes) if outcomes.is_empty() => {
+        match self.next_outcomes().await {
+            Ok(None) => {
                 self.ended = true;
                 Ok(None)
             }
-            Ok(outcomes) => {
+            Ok(Some(outcomes)) => {
                 for (_, outcome) in &outcomes {
                     self.report.count(outcome);
                 }
@@ -116,6 +114,26 @@ impl Execution<'_> {
                 Ok(self.rest())
             }
         }
+    }
+
+    /// The outcomes of the next chunk; `None` if there is none.
+    async fn next_outcomes(&mut self) -> Result<Option<Vec<(ItemId, Outcome)>>, Error> {
+        if let Source::DueJobs(kinds) = &self.source {
+            let kinds = kinds.clone();
+            return self.due_jobs(kinds).await;
+        }
+        // A chunk whose future was dropped is still at hand: what of it was stored, perhaps with the run itself, is found again.
+        let dropped = !self.at_hand.is_empty();
+        if !dropped {
+            let chunk = self.engine.settings.chunk.max(1);
+            self.at_hand = self.engine.next_ids(&mut self.source, chunk).await?;
+        }
+        if self.at_hand.is_empty() {
+            return Ok(None);
+        }
+        let outcomes = self.work(self.at_hand.clone(), dropped).await;
+        self.at_hand.clear();
+        Ok(Some(outcomes))
     }
 
     /// After an interruption: what is left of a list, a chunk at a time, so that every item has an outcome. What is left
@@ -179,44 +197,73 @@ impl Execution<'_> {
         self.ended = true;
     }
 
-    /// Claims due jobs and performs those that the process plans to.
-    async fn due_jobs(&mut self, kinds: Vec<JobKind>) -> Result<Vec<(ItemId, Outcome)>, Error> {
+    /// Claims due jobs and performs them; `None` if there are none left that this run should do.
+    async fn due_jobs(&mut self, kinds: Vec<JobKind>) -> Result<Option<Vec<(ItemId, Outcome)>>, Error> {
         let engine = self.engine;
         let request = ClaimRequest {
             kinds,
+            // Those that are denied are still due, and first in line.
+            limit: engine.settings.chunk.saturating_add(self.denied.len()),
             ..ClaimRequest::new(&engine.worker, engine.settings.chunk, engine.settings.safe_lease())
         };
-        let jobs = engine.repository.claim(&request).await.during("claiming jobs")?;
-        if jobs.is_empty() {
-            return Ok(Vec::new());
+        let claimed = engine.repository.claim(&request).await.during("claiming jobs")?;
+        // What came due while the run was at work waits for the next one, so that a run ends; what is new is done.
+        let since = *self.started.get_or_insert_with(|| engine.now());
+        let (jobs, later): (Vec<Job>, Vec<Job>) =
+            claimed.into_iter().partition(|job| job.due <= since || job.due == job.created);
+        engine.release(later.iter().map(|job| (job.id, job.version)).collect()).await;
+        let ids: Vec<ItemId> = jobs.iter().map(|job| ItemId::Job(job.id)).collect();
+        let mut outcomes = Vec::with_capacity(jobs.len());
+        let mut permitted = Vec::with_capacity(jobs.len());
+        let mut denied = Vec::new();
+        if !jobs.is_empty() {
+            let decisions = engine.may(&self.actor, &self.record.process, &ids).await;
+            for ((job, id), decision) in jobs.into_iter().zip(ids).zip(decisions) {
+                match decision {
+                    Decision::Yes => permitted.push(job),
+                    Decision::No { reason } => {
+                        denied.push((job.id, job.version));
+                        if self.denied.insert(job.id) {
+                            outcomes.push((id, Outcome::Refused(Refusal::new(RefusalCode::NotPermitted, reason))));
+                        }
+                    }
+                }
+            }
+        }
+        engine.release(denied).await;
+        if permitted.is_empty() {
+            return Ok((!outcomes.is_empty()).then_some(outcomes));
         }
         // A sync that finds nothing to do leaves no trace; one that does is on record like every run.
         if let Err(error) = self.put_on_record().await {
-            engine.release(jobs.iter().map(|job| (job.id, job.version)).collect()).await;
+            engine.release(permitted.iter().map(|job| (job.id, job.version)).collect()).await;
             return Err(error);
         }
-        let performed = engine.perform(jobs, &self.actor, &self.record.process, Some(self.id)).await;
+        let performed = engine.perform(permitted, &self.actor, &self.record.process, Some(self.id)).await;
         if performed.halted {
             self.interrupt(Interruption::HeldBack);
         }
         if let Some(error) = performed.failed {
             self.interrupt(Interruption::Failed(with_causes(&error)));
         }
-        Ok(performed.outcomes.into_iter().map(|(job, outcome)| (ItemId::Job(job), outcome)).collect())
+        outcomes.extend(performed.done.into_iter().map(|done| (ItemId::Job(done.job), done.outcome)));
+        Ok(Some(outcomes))
     }
 
-    /// One chunk: plans, commits, performs. Every item gets an outcome, whatever happens.
-    async fn work(&mut self, ids: Vec<ItemId>) -> Vec<(ItemId, Outcome)> {
+    /// One chunk: plans, commits, performs. Every item gets an outcome, whatever happens. If it was tried before, some may be done.
+    async fn work(&mut self, ids: Vec<ItemId>, mut again: bool) -> Vec<(ItemId, Outcome)> {
         let mut chunk = Chunk { outcomes: ids.iter().map(|_| None).collect(), perform: Vec::new(), ids };
         let mut left: Vec<usize> = (0..chunk.ids.len()).collect();
         let mut failed = None;
-        for round in 0..PLANS_PER_ITEM {
-            match self.plan_and_commit(&mut chunk, &left, round > 0).await {
-                Ok(conflicting) if conflicting.is_empty() => {
-                    left.clear();
-                    break;
+        let mut in_vain = 0;
+        // As long as some get through, the others were in each other's way only.
+        while !left.is_empty() && in_vain < PLANS_PER_ITEM {
+            match self.plan_and_commit(&mut chunk, &left, again).await {
+                Ok(conflicting) => {
+                    in_vain = if conflicting.len() < left.len() { 0 } else { in_vain + 1 };
+                    left = conflicting;
+                    again = true;
                 }
-                Ok(conflicting) => left = conflicting,
                 Err(error) => {
                     failed = Some(error);
                     break;
@@ -225,7 +272,8 @@ impl Execution<'_> {
         }
         if failed.is_none() {
             for place in left {
-                let reason = format!("{} was changed by others meanwhile, again and again", chunk.ids[place]);
+                let reason =
+                    format!("{} was changed by others, or what it needs was, again and again", chunk.ids[place]);
                 chunk.refuse(place, Refusal::new(RefusalCode::ChangedMeanwhile, reason));
             }
             failed = self.perform_now(&mut chunk).await.err();
@@ -329,6 +377,7 @@ impl Execution<'_> {
             run: self.id,
             answers: &self.answers,
             rules: &self.engine.rules,
+            performers: &self.engine.performers,
         };
         let definition = self.process.definition();
         let names: Vec<&str> = definition.options.iter().map(SymbolicName::as_str).collect();
@@ -362,7 +411,8 @@ impl Execution<'_> {
                 };
                 // A range set since the office was built may have longer numbers than the plan reckoned with.
                 let surprising = number.chars().count() > rules.longest_number;
-                for card in plan.changes.cards.iter_mut().filter(|card| card.version == 0 && card.number.is_none()) {
+                let new = |card: &&mut Card| card.version == 0 && card.number.is_none() && card.kind() == kind;
+                if let Some(card) = plan.changes.cards.iter_mut().find(new) {
                     let owner = card.id.to_string();
                     plan.changes.takes.push(Reservation { key: format!("number/{number}"), owner });
                     card.number = Some(number.clone());
@@ -515,9 +565,13 @@ impl Execution<'_> {
             }
         };
         let performed = engine.perform(jobs, &self.actor, &self.record.process, Some(self.id)).await;
-        for (job, outcome) in performed.outcomes {
-            // Where nothing came of it yet, what was stored stands.
-            let new = !matches!(outcome, Outcome::Unchanged { .. });
+        for Done { job, outcome, .. } in performed.done {
+            // Where nothing came of it yet, what was stored stands; so it does where a host's own job is simply done.
+            let new = match &outcome {
+                Outcome::Unchanged { .. } => false,
+                Outcome::Done { state, .. } => *state != JobState::Done.name(),
+                _ => true,
+            };
             if let Some(place) = places.get(&job).filter(|_| new) {
                 chunk.outcomes[*place] = Some(outcome);
             }

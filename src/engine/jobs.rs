@@ -4,6 +4,7 @@
 //! job still waits for that attempt, whoever has claimed the job since. An attempt without an answer is looked for at the
 //! bureau or is in doubt; it is never sent again by itself, unless the bureau's contract makes that safe.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -11,54 +12,70 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use super::Engine;
 use crate::actor::Actor;
-use crate::card::{Card, CardState};
-use crate::change_set::ChangeSet;
+use crate::card::Card;
+use crate::certificate::Certificate;
+use crate::change_set::{ChangeSet, Conflict, StoredId};
 use crate::error::{During as _, Error, with_causes};
 use crate::history::{ObjectId, Stamp, Why};
 use crate::host::{
-    Accepted, CardOrder, CommitError, CustomOutcome, FindOutcome, NotifyOutcome, OrderStatus, PlaceOutcome, Placement,
-    StatusOutcome,
+    Accepted, CardOrder, ClaimRequest, CommitError, CustomOutcome, FindOutcome, NotifyOutcome, OrderStatus,
+    PlaceOutcome, Placement, RepositoryError, StatusOutcome,
 };
 use crate::id::{CardId, JobId, RunId, SymbolicName, UserId};
 use crate::job::{Attempt, Job, JobKind, JobState, Message, Task};
-use crate::process::{Outcome, PlaceAnswer, Refusal, RefusalCode, order_job};
+use crate::process::order_job::ORDER_UNKNOWN;
+use crate::process::production::Applied;
+use crate::process::{Outcome, PlaceAnswer, ProductionAnswer, Refusal, RefusalCode, order_job, production};
 use crate::production_type::EMAIL;
 use crate::state_graph::State as _;
 use crate::user::User;
 
-/// How often an answer is applied again when something else changed the same card or job at the same moment, or the store
-/// was unavailable. The answer of the bureau must not be lost.
+/// How often in a row storing answers is tried while the store is away. The answer of the bureau must not be lost.
 const APPLIES: u32 = 8;
+
+/// How often an answer is applied again when others change the same card or job at the same moment.
+const CONFLICTS: u32 = 100;
+
+/// The longest time for which the outside is left alone because it asked for it.
+const LONGEST_WAIT: Duration = Duration::from_secs(24 * 3600);
 
 /// How many messages are handed to the notifier at once.
 const MESSAGES_AT_ONCE: usize = 50;
 
 /// What performing came to.
 pub(super) struct Performed {
-    /// The outcome of each job that was tried or settled.
-    pub(super) outcomes: Vec<(JobId, Outcome)>,
+    /// What became of each job that was tried or settled.
+    pub(super) done: Vec<Done>,
     /// Whether the outside asked not to be called for now.
     pub(super) halted: bool,
     /// What went wrong on our side. What came before it is done.
     pub(super) failed: Option<Error>,
 }
 
+/// What became of a job.
+pub(super) struct Done {
+    pub(super) job: JobId,
+    pub(super) outcome: Outcome,
+    /// What follows from it and can be done now.
+    next: Vec<JobId>,
+}
+
 /// Who performs, for the history.
 #[derive(Clone, Copy)]
-struct By<'a> {
+pub(super) struct By<'a> {
     actor: &'a Actor,
     process: &'a SymbolicName,
     run: Option<RunId>,
 }
 
 /// What is to be stored for one job.
-enum Answer {
+pub(super) enum Answer {
     Placed(PlaceAnswer),
     Status(OrderStatus),
     /// Nothing was learned: read again then.
     StatusLater {
         until: DateTime<Utc>,
-        reason: Option<String>,
+        reason: String,
     },
     /// A message or a host's own job came to an end.
     Ended {
@@ -66,13 +83,20 @@ enum Answer {
         noted: Option<&'static str>,
         refused: bool,
     },
-    /// Try again then.
+    /// Try again then. What is known of an attempt stays as it is.
     Later {
         until: DateTime<Utc>,
         reason: String,
     },
-    /// A host's own job that is perhaps done.
-    CustomDoubt {
+    /// Surely not done: try again then, as if for the first time.
+    NotDone {
+        until: DateTime<Utc>,
+        reason: String,
+    },
+    /// A link of a production, or what the CA says.
+    Production(ProductionAnswer),
+    /// A job that decides nothing by itself and that only a person can settle.
+    JobDoubt {
         reason: String,
     },
     /// Held back without a setback: the user of the order is not active.
@@ -99,15 +123,66 @@ impl Engine {
         run: Option<RunId>,
     ) -> Performed {
         let by = By { actor, process, run };
+        let mut performed = self.perform_these(jobs, by).await;
+        // A link of a chain brings forth the next: it is done at once, and what became of it is what became of the first.
+        let mut first_of: BTreeMap<JobId, JobId> = BTreeMap::new();
+        let mut next = next_of(&performed.done, &mut first_of);
+        while !next.is_empty() && performed.failed.is_none() {
+            let claim =
+                ClaimRequest { early: true, ..ClaimRequest::new(&self.worker, next.len(), self.settings.safe_lease()) };
+            let jobs = match self.repository.claim(&ClaimRequest { ids: next, ..claim }).await {
+                Ok(jobs) => jobs,
+                Err(error) => {
+                    tracing::warn!(%error, "what follows stays in the queue");
+                    break;
+                }
+            };
+            let more = self.perform_these(jobs, by).await;
+            next = next_of(&more.done, &mut first_of);
+            performed.done.extend(more.done);
+            performed.halted |= more.halted;
+            performed.failed = more.failed;
+        }
+        // The last word about each chain.
+        let mut words: BTreeMap<JobId, Done> = BTreeMap::new();
+        for mut done in std::mem::take(&mut performed.done) {
+            if let Some(first) = first_of.get(&done.job) {
+                done.job = *first;
+            }
+            match words.entry(done.job) {
+                Entry::Vacant(place) => drop(place.insert(done)),
+                Entry::Occupied(mut place) => {
+                    // What follows an end, such as putting a spoiled card aside, is no other end.
+                    let says_more = match &done.outcome {
+                        Outcome::Unchanged { .. } => false,
+                        Outcome::Done { state, .. } => *state != JobState::Done.name(),
+                        _ => true,
+                    };
+                    if says_more {
+                        place.insert(done);
+                    }
+                }
+            }
+        }
+        performed.done = words.into_values().collect();
+        performed
+    }
+
+    async fn perform_these(&self, jobs: Vec<Job>, by: By<'_>) -> Performed {
         let mut kinds: BTreeMap<JobKind, Vec<Job>> = BTreeMap::new();
         for job in jobs {
             kinds.entry(job.kind()).or_default().push(job);
         }
-        let mut performed = Performed { outcomes: Vec::new(), halted: false, failed: None };
+        let mut performed = Performed { done: Vec::new(), halted: false, failed: None };
         for (kind, jobs) in kinds {
             let size = match kind {
                 JobKind::PlaceOrder => self.settings.orders_per_call,
                 JobKind::TrackOrder => self.settings.statuses_per_call,
+                JobKind::PrepareCard | JobKind::FinishCard | JobKind::DiscardCard => self.settings.cards_at_once,
+                JobKind::IssueCertificate
+                | JobKind::HoldCertificate
+                | JobKind::RemoveHold
+                | JobKind::RevokeCertificate => self.settings.certificates_at_once,
                 JobKind::Notify => MESSAGES_AT_ONCE,
                 JobKind::Custom => 1,
             };
@@ -116,14 +191,21 @@ impl Engine {
             while !halted && jobs.peek().is_some() {
                 let mut batch: Vec<Job> = jobs.by_ref().take(size.max(1)).collect();
                 let claims: Vec<(JobId, u64)> = batch.iter().map(|job| (job.id, job.version)).collect();
-                let outcomes = &mut performed.outcomes;
+                let done = &mut performed.done;
                 let tried = match self.keep_claims(&mut batch).await {
                     Err(error) => Err(error),
                     Ok(()) => match kind {
-                        JobKind::PlaceOrder => self.place(batch, by, outcomes).await,
-                        JobKind::TrackOrder => self.track(batch, by, outcomes).await,
-                        JobKind::Notify => self.notify(batch, by, outcomes).await,
-                        JobKind::Custom => self.custom(batch, by, outcomes).await,
+                        JobKind::PlaceOrder => self.place(batch, by, done).await,
+                        JobKind::TrackOrder => self.track(batch, by, done).await,
+                        JobKind::PrepareCard => self.prepare(batch, by, done).await,
+                        JobKind::IssueCertificate => self.issue(batch, by, done).await,
+                        JobKind::FinishCard => self.finish(batch, by, done).await,
+                        JobKind::DiscardCard => self.discard(batch, by, done).await,
+                        JobKind::HoldCertificate | JobKind::RemoveHold | JobKind::RevokeCertificate => {
+                            self.tell_ca(batch, by, done).await
+                        }
+                        JobKind::Notify => self.notify(batch, by, done).await,
+                        JobKind::Custom => self.custom(batch, by, done).await,
                     },
                 };
                 halted = match tried {
@@ -170,7 +252,7 @@ impl Engine {
     }
 
     /// Places orders; true if the bureau does not want to be called for now.
-    async fn place(&self, jobs: Vec<Job>, by: By<'_>, outcomes: &mut Vec<(JobId, Outcome)>) -> Result<bool, Error> {
+    async fn place(&self, jobs: Vec<Job>, by: By<'_>, done: &mut Vec<Done>) -> Result<bool, Error> {
         let cards = self.cards_by_id(jobs.iter().filter_map(|job| job.card).collect()).await?;
         let holders: BTreeSet<UserId> = cards.values().filter_map(|card| card.holder.clone()).collect();
         let users = self.users_by_id(holders).await?;
@@ -210,7 +292,7 @@ impl Engine {
             halted = stop;
             answers.extend(sent);
         }
-        self.store(answers, by, outcomes).await?;
+        self.store(answers, by, done).await?;
         Ok(halted)
     }
 
@@ -253,8 +335,8 @@ impl Engine {
         Ok(order)
     }
 
-    /// Stores the attempts of exactly these orders; those whose claim was lost are dropped.
-    async fn store_attempts(&self, fresh: Vec<(Job, CardOrder)>) -> Result<Vec<(Job, CardOrder)>, Error> {
+    /// Stores the attempts of exactly these jobs; those whose claim was lost are dropped.
+    pub(super) async fn store_attempts<T>(&self, fresh: Vec<(Job, T)>) -> Result<Vec<(Job, T)>, Error> {
         if fresh.is_empty() {
             return Ok(fresh);
         }
@@ -264,7 +346,7 @@ impl Engine {
         let lease = self.settings.safe_lease();
         let stored = self.repository.record_attempts(&attempts, lease).await.during("storing attempts")?;
         let mut stored: BTreeMap<JobId, Job> = stored.into_iter().map(|job| (job.id, job)).collect();
-        Ok(fresh.into_iter().filter_map(|(job, order)| Some((stored.remove(&job.id)?, order))).collect())
+        Ok(fresh.into_iter().filter_map(|(job, call)| Some((stored.remove(&job.id)?, call))).collect())
     }
 
     /// Makes the call. What is not answered is looked for, or in doubt.
@@ -301,7 +383,7 @@ impl Engine {
                 }
                 PlaceOutcome::RateLimited { retry_after } => {
                     waits += 1;
-                    let until = self.now() + time_delta(retry_after);
+                    let until = self.after(retry_after);
                     not_now(&job, until, "the bureau limits the rate".to_owned())
                 }
                 PlaceOutcome::Unknown { reason } => match (&job.attempt, self.bureau.placement()) {
@@ -337,7 +419,7 @@ impl Engine {
     }
 
     /// Reads statuses; true if the bureau does not want to be called for now.
-    async fn track(&self, jobs: Vec<Job>, by: By<'_>, outcomes: &mut Vec<(JobId, Outcome)>) -> Result<bool, Error> {
+    async fn track(&self, jobs: Vec<Job>, by: By<'_>, done: &mut Vec<Done>) -> Result<bool, Error> {
         let order_ids: Vec<String> = jobs
             .iter()
             .map(|job| match &job.task {
@@ -356,31 +438,30 @@ impl Engine {
         for (job, status) in jobs.into_iter().zip(statuses) {
             let answer = match status {
                 StatusOutcome::Known(status) => Answer::Status(cleaned(status)),
-                StatusOutcome::NotFound => Answer::StatusLater {
-                    until: self.next_poll(),
-                    reason: Some("the bureau does not know the order".to_owned()),
-                },
+                StatusOutcome::NotFound => {
+                    Answer::StatusLater { until: self.next_poll(), reason: ORDER_UNKNOWN.to_owned() }
+                }
                 StatusOutcome::Unavailable { reason } => {
                     waits += 1;
-                    Answer::StatusLater { until: self.back_off(job.setbacks), reason: Some(clean(&reason)) }
+                    Answer::StatusLater { until: self.back_off(job.setbacks), reason: clean(&reason) }
                 }
                 StatusOutcome::RateLimited { retry_after } => {
                     waits += 1;
                     Answer::StatusLater {
-                        until: self.now() + time_delta(retry_after),
-                        reason: Some("the bureau limits the rate".to_owned()),
+                        until: self.after(retry_after),
+                        reason: "the bureau limits the rate".to_owned(),
                     }
                 }
             };
             answers.push((job, answer));
         }
         let halted = !answers.is_empty() && waits == answers.len();
-        self.store(answers, by, outcomes).await?;
+        self.store(answers, by, done).await?;
         Ok(halted)
     }
 
     /// Sends messages; at least once, each always under the same id.
-    async fn notify(&self, jobs: Vec<Job>, by: By<'_>, outcomes: &mut Vec<(JobId, Outcome)>) -> Result<bool, Error> {
+    async fn notify(&self, jobs: Vec<Job>, by: By<'_>, done: &mut Vec<Done>) -> Result<bool, Error> {
         let sends = jobs.into_iter().map(|job| async move {
             let sent = match &job.task {
                 Task::Notify(message) => self.tell(message).await,
@@ -399,7 +480,7 @@ impl Engine {
             (job, answer)
         });
         let answers = futures::future::join_all(sends).await;
-        self.store(answers, by, outcomes).await?;
+        self.store(answers, by, done).await?;
         Ok(false)
     }
 
@@ -410,7 +491,7 @@ impl Engine {
     }
 
     /// Performs a host's own job.
-    async fn custom(&self, jobs: Vec<Job>, by: By<'_>, outcomes: &mut Vec<(JobId, Outcome)>) -> Result<bool, Error> {
+    async fn custom(&self, jobs: Vec<Job>, by: By<'_>, done: &mut Vec<Done>) -> Result<bool, Error> {
         let mut answers = Vec::with_capacity(jobs.len());
         for job in jobs {
             let performer = match &job.task {
@@ -426,7 +507,7 @@ impl Engine {
                 job
             } else if job.attempt.is_some() {
                 let reason = "an earlier attempt was interrupted".to_owned();
-                answers.push((job, Answer::CustomDoubt { reason }));
+                answers.push((job, Answer::JobDoubt { reason }));
                 continue;
             } else {
                 let attempt = (job.id, job.version, job.next_attempt(self.now()));
@@ -449,101 +530,161 @@ impl Engine {
                     Answer::Ended { remark: clean(&reason), noted: Some("job_refused"), refused: true }
                 }
                 CustomOutcome::Unavailable { reason } => {
-                    Answer::Later { until: self.back_off(job.setbacks), reason: clean(&reason) }
+                    Answer::NotDone { until: self.back_off(job.setbacks), reason: clean(&reason) }
                 }
                 CustomOutcome::Unknown { reason } if performer.repeatable() => {
                     Answer::Later { until: self.back_off(job.setbacks), reason: clean(&reason) }
                 }
-                CustomOutcome::Unknown { reason } => Answer::CustomDoubt { reason: clean(&reason) },
+                CustomOutcome::Unknown { reason } => Answer::JobDoubt { reason: clean(&reason) },
             };
             answers.push((job, answer));
         }
-        self.store(answers, by, outcomes).await?;
+        self.store(answers, by, done).await?;
         Ok(false)
     }
 
-    /// Stores the answers in one commit. What conflicts is loaded and applied again; an answer to an attempt that the job
-    /// no longer waits for is kept in the card's history, never applied.
-    async fn store(
+    /// Stores the answers, together where that goes. What conflicts is loaded and applied again, the rest is stored; while the
+    /// store is away they are kept. An answer to an attempt that the job no longer waits for is kept in the card's history,
+    /// never applied.
+    pub(super) async fn store(
         &self,
-        mut answers: Vec<(Job, Answer)>,
+        answers: Vec<(Job, Answer)>,
         by: By<'_>,
-        outcomes: &mut Vec<(JobId, Outcome)>,
+        done: &mut Vec<Done>,
     ) -> Result<(), Error> {
-        let mut wait = Duration::from_millis(100);
-        for round in 1..=APPLIES {
-            if answers.is_empty() {
-                return Ok(());
-            }
-            let cards = self.cards_by_id(answers.iter().filter_map(|(job, _)| job.card).collect()).await;
-            let cards = match cards {
-                Ok(cards) => cards,
-                Err(error) if error.is_transient() && round < APPLIES => {
-                    self.clock.sleep(wait).await;
-                    wait *= 2;
+        let mut batches = vec![Batch { answers, stale: false, conflicts: 0 }];
+        let mut settled = Vec::new();
+        let mut failed = None;
+        let mut setbacks = 0;
+        while let Some(mut batch) = batches.pop() {
+            let error = match self.store_batch(&mut batch, &mut settled, by).await {
+                Ok(Stored { applied, later }) => {
+                    done.extend(applied);
+                    setbacks = 0;
+                    batches.extend((!later.is_empty()).then_some(Batch { answers: later, stale: false, conflicts: 0 }));
                     continue;
                 }
-                Err(error) => return Err(error),
+                Err(error) => error,
             };
-            // Two jobs about one card cannot be stored in one commit: the second comes in the next round.
-            let mut at_hand = BTreeSet::new();
-            let (now, later): (Vec<_>, Vec<_>) =
-                answers.into_iter().partition(|(job, _)| job.card.is_none_or(|card| at_hand.insert(card)));
-            let (changes, done) = self.apply_all(&now, cards, by);
-            match self.repository.commit(&changes).await {
-                Ok(()) => {
-                    outcomes.extend(done);
-                    answers = later;
-                }
-                Err(CommitError::Conflicts(conflicts)) => {
+            match error {
+                StoreError::Conflicts(conflicts) => {
                     tracing::debug!(conflicts = conflicts.len(), "answers are applied again");
-                    answers = now;
-                    answers.extend(later);
-                    self.reload(&mut answers).await?;
+                    let about = |job: &Job| conflicts.iter().any(|conflict| is_about(conflict, job));
+                    let (again, free): (Vec<_>, Vec<_>) = batch.answers.into_iter().partition(|(job, _)| about(job));
+                    let conflicts = batch.conflicts + 1;
+                    if conflicts >= CONFLICTS {
+                        failed = Some(Error::ChangedMeanwhile { what: format!("{} jobs", again.len() + free.len()) });
+                    } else if again.is_empty() || free.is_empty() {
+                        let answers = if again.is_empty() { free } else { again };
+                        if conflicts > APPLIES {
+                            self.clock.sleep(Duration::from_millis(10)).await;
+                        }
+                        batches.push(Batch { answers, stale: true, conflicts });
+                    } else {
+                        batches.push(Batch { answers: again, stale: true, conflicts });
+                        batches.push(Batch { answers: free, stale: false, conflicts });
+                    }
                 }
-                Err(CommitError::Store(error)) if error.is_permanent() || round == APPLIES => {
-                    return Err(Error::Store { during: "storing answers", source: error });
+                StoreError::Failed(error) if error.is_permanent() => {
+                    // One of them cannot be stored; each by itself, the others can.
+                    if batch.answers.len() == 1 {
+                        failed = Some(Error::Store { during: "storing answers", source: error });
+                    }
+                    let alone = batch.answers.into_iter().filter(|_| failed.is_none());
+                    batches.extend(alone.map(|answer| Batch { answers: vec![answer], stale: true, conflicts: 0 }));
                 }
-                Err(CommitError::Store(error)) => {
+                StoreError::Failed(source) => {
+                    setbacks += 1;
+                    let error = Error::Store { during: "storing answers", source };
+                    if setbacks >= APPLIES {
+                        return Err(error);
+                    }
                     tracing::warn!(error = %with_causes(&error), "storing answers is tried again");
-                    self.clock.sleep(wait).await;
-                    wait *= 2;
-                    answers = now;
-                    answers.extend(later);
-                    self.reload(&mut answers).await?;
+                    self.clock.sleep(Duration::from_millis(50 << setbacks)).await;
+                    batches.push(Batch { stale: true, ..batch });
                 }
             }
         }
-        if answers.is_empty() {
-            return Ok(());
-        }
-        Err(Error::ChangedMeanwhile { what: format!("{} jobs", answers.len()) })
+        self.tell_settled(settled, done).await;
+        failed.map_or(Ok(()), Err)
     }
 
-    /// Each card belongs to one of the answers only.
-    fn apply_all(
-        &self,
-        answers: &[(Job, Answer)],
-        mut cards: BTreeMap<CardId, Card>,
-        by: By<'_>,
-    ) -> (ChangeSet, Vec<(JobId, Outcome)>) {
+    /// One commit of a batch: of two changes of one card the first; the others are given back.
+    async fn store_batch(&self, batch: &mut Batch, settled: &mut Vec<JobId>, by: By<'_>) -> Result<Stored, StoreError> {
+        if batch.stale {
+            self.reload(&mut batch.answers, settled).await?;
+            batch.stale = false;
+        }
+        let mut at_hand = BTreeSet::new();
+        let (now, later): (Vec<_>, Vec<_>) = batch
+            .answers
+            .drain(..)
+            .partition(|(job, answer)| !changes_card(job, answer) || job.card.is_none_or(|card| at_hand.insert(card)));
+        batch.answers = now;
+        let stored = async {
+            let about = self.load_about(&batch.answers).await?;
+            let (changes, applied) = self.apply_all(&batch.answers, about, by);
+            if !changes.is_empty() {
+                self.repository.commit(&changes).await?;
+            }
+            Ok(applied)
+        };
+        match stored.await {
+            Ok(applied) => Ok(Stored { applied, later }),
+            Err(error) => {
+                batch.answers.extend(later);
+                Err(error)
+            }
+        }
+    }
+
+    /// What these answers are about: the cards, for productions also their certificates, and who has which chip.
+    async fn load_about(&self, answers: &[(Job, Answer)]) -> Result<About, RepositoryError> {
+        let cards_of = |wanted: fn(&Answer) -> bool| -> Vec<CardId> {
+            let cards = answers.iter().filter(|(_, answer)| wanted(answer)).filter_map(|(job, _)| job.card);
+            cards.collect::<BTreeSet<_>>().into_iter().collect()
+        };
+        let mut about = About::default();
+        let cards = cards_of(|_| true);
+        if !cards.is_empty() {
+            let cards = self.repository.cards(&cards).await?;
+            about.cards = cards.into_iter().map(|card| (card.id, card)).collect();
+        }
+        let in_production = cards_of(|answer| matches!(answer, Answer::Production(_)));
+        about.certificates = self.certificates_of(in_production).await?;
+        let chips: Vec<String> = answers.iter().filter_map(|(_, answer)| chip_in(answer)).collect();
+        if !chips.is_empty() {
+            let held = self.repository.reservations(&chips).await?;
+            about.chips = held.into_iter().map(|held| (held.key, held.owner)).collect();
+        }
+        Ok(about)
+    }
+
+    fn apply_all(&self, answers: &[(Job, Answer)], mut about: About, by: By<'_>) -> (ChangeSet, Vec<Done>) {
         let stamp = self.stamp(by.actor, by.process, by.run);
         let mut changes = ChangeSet::new();
         let mut done = Vec::with_capacity(answers.len());
         for (job, answer) in answers {
-            let card = job.card.and_then(|card| cards.remove(&card));
-            let (set, outcome) = self.apply(job.clone(), card, answer, &stamp);
+            let (set, applied) = self.apply(job.clone(), &mut about, answer, &stamp);
             changes.append(set);
-            done.push((job.id, outcome));
+            done.push(applied);
         }
         (changes, done)
     }
 
-    /// What one answer changes.
-    fn apply(&self, mut job: Job, card: Option<Card>, answer: &Answer, stamp: &Stamp<'_>) -> (ChangeSet, Outcome) {
+    /// What one answer changes. Each card belongs to one of the answers only.
+    fn apply(&self, mut job: Job, about: &mut About, answer: &Answer, stamp: &Stamp<'_>) -> (ChangeSet, Done) {
+        let id = job.id;
+        let done = |outcome| Done { job: id, outcome, next: Vec::new() };
+        let card = match job.card {
+            Some(card) if changes_card(&job, answer) => about.cards.remove(&card),
+            Some(card) => about.cards.get(&card).cloned(),
+            None => None,
+        };
         let applied = match (answer, card) {
-            (Answer::Placed(answer), Some(card)) if is_waiting_for(&card, &job) => {
+            (Answer::Placed(answer), Some(card)) if order_job::is_waiting_for(&card, &job) => {
                 order_job::placed(job.clone(), card, answer.clone(), self.next_poll(), stamp)
+                    .map(|(changes, outcome)| (changes, done(outcome)))
             }
             (Answer::Status(status), Some(card)) if job.state == JobState::Open => order_job::status_read(
                 job.clone(),
@@ -552,18 +693,46 @@ impl Engine {
                 &self.rules.status_map,
                 self.next_poll(),
                 stamp,
-            ),
+            )
+            .map(|(changes, outcome)| (changes, done(outcome))),
+            (Answer::Production(ProductionAnswer::AtCa(state)), _)
+                if matches!(job.kind(), JobKind::RemoveHold | JobKind::RevokeCertificate) =>
+            {
+                production::at_ca(job.clone(), about.take_certificate(&job), *state, stamp)
+                    .map(|(changes, outcome)| (changes, done(outcome)))
+            }
+            (Answer::Production(answer), Some(card)) if production::waits_for(&card, &job) => {
+                let certificates = about.certificates.remove(&card.id).unwrap_or_default();
+                production::link_answered(job.clone(), card, certificates, &about.chips, answer.clone(), stamp)
+                    .map(|Applied { changes, outcome, next }| (changes, Done { job: id, outcome, next }))
+            }
             (Answer::Placed(PlaceAnswer::Accepted(accepted)), card) => {
                 let (mut changes, outcome) = late(&job, card, &accepted.order_id, stamp);
                 // Stored only if the job is as it was when the order was sent; else it is loaded and judged again.
+                job.state = JobState::Done;
+                job.claim = None;
+                job.remark = Some(format!("accepted as {}, which nobody waits for", accepted.order_id));
                 changes.jobs.push(job);
-                return (changes, outcome);
+                return (changes, done(outcome));
             }
-            (Answer::LateAcceptance { order_id }, card) => return late(&job, card, order_id, stamp),
-            (Answer::Placed(_) | Answer::Status(_) | Answer::Superseded, card) => {
-                return superseded(job, card.as_ref());
+            (Answer::LateAcceptance { order_id }, card) => {
+                let (changes, outcome) = late(&job, card, order_id, stamp);
+                return (changes, done(outcome));
             }
-            (_, card) => return self.apply_to_job(job, card, answer, stamp),
+            (Answer::Placed(_) | Answer::Status(_) | Answer::Production(_) | Answer::Superseded, card) => {
+                let perhaps_done = match answer {
+                    Answer::Placed(PlaceAnswer::InDoubt { .. }) => true,
+                    Answer::Superseded => job.attempt.is_some(),
+                    Answer::Production(answer) => !matches!(answer, ProductionAnswer::Failed { .. }),
+                    _ => false,
+                };
+                let (changes, outcome) = superseded(job, card.as_ref(), perhaps_done);
+                return (changes, done(outcome));
+            }
+            (_, card) => {
+                let (changes, outcome) = self.apply_to_job(job, card, answer, stamp);
+                return (changes, done(outcome));
+            }
         };
         applied.unwrap_or_else(|error| {
             // Cannot happen while a card waits for its job; should it, the job is kept for a person to see.
@@ -574,7 +743,7 @@ impl Engine {
             let mut changes = ChangeSet::new();
             let outcome = Outcome::Refused(Refusal::from(error));
             changes.jobs.push(job);
-            (changes, outcome)
+            (changes, done(outcome))
         })
     }
 
@@ -593,15 +762,21 @@ impl Engine {
         match answer {
             Answer::StatusLater { until, reason } => {
                 job.due = *until;
-                job.setbacks += u32::from(reason.is_some());
-                job.remark.clone_from(reason);
+                job.setbacks += 1;
+                job.remark = Some(reason.clone());
+                outcome = Outcome::Refused(Refusal::new(RefusalCode::HeldBack, format!("no status: {reason}")));
             }
-            Answer::Later { until, reason } => {
+            Answer::Later { until, reason } | Answer::NotDone { until, reason } => {
                 job.due = *until;
                 job.setbacks += 1;
                 job.remark = Some(reason.clone());
-                if !matches!(job.task, Task::PlaceOrder { .. }) {
+                if matches!(answer, Answer::NotDone { .. }) {
                     job.attempt = None;
+                    // Somebody may have given it up for doubtful meanwhile: it is not.
+                    if let Some(card) = card.filter(|_| job.state == JobState::InDoubt) {
+                        job.state = JobState::Open;
+                        no_longer_in_doubt(&mut changes, card, &job, stamp);
+                    }
                 }
             }
             Answer::HeldBack { until, reason } => {
@@ -629,30 +804,35 @@ impl Engine {
                     changes.put_card(card);
                 }
             }
-            Answer::CustomDoubt { reason } => {
+            Answer::JobDoubt { reason } => {
                 job.state = JobState::InDoubt;
                 job.remark = Some(reason.clone());
+                outcome = Outcome::InDoubt { job: job.id, card: job.card, reason: reason.clone() };
                 if let Some(mut card) = card {
                     let reference = job.id.to_string();
                     changes.note_card(&mut card, stamp, Why::code("in_doubt").about(&reference).because(reason));
                     if let Some(busy) = card.busy.as_mut().filter(|busy| busy.job == job.id) {
                         busy.in_doubt = true;
                     }
-                    outcome = Outcome::InDoubt { card: card.id, reason: reason.clone() };
                     changes.put_card(card);
                 }
             }
-            Answer::Placed(_) | Answer::Status(_) | Answer::LateAcceptance { .. } | Answer::Superseded => {}
+            Answer::Placed(_)
+            | Answer::Status(_)
+            | Answer::Production(_)
+            | Answer::LateAcceptance { .. }
+            | Answer::Superseded => {}
         }
         changes.jobs.push(job);
         (changes, outcome)
     }
 
     /// Loads jobs again whose answers could not be stored. An answer to an attempt that is over stays with its job as it was
-    /// sent, so that it is recorded, not applied.
-    async fn reload(&self, answers: &mut Vec<(Job, Answer)>) -> Result<(), Error> {
+    /// sent, so that it is recorded, not applied. What needs no answer any more is settled.
+    async fn reload(&self, answers: &mut Vec<(Job, Answer)>, settled: &mut Vec<JobId>) -> Result<(), RepositoryError> {
         let ids: Vec<JobId> = answers.iter().map(|(job, _)| job.id).collect();
-        let mut stored = self.jobs_by_id(&ids).await?;
+        let stored = if ids.is_empty() { Vec::new() } else { self.repository.jobs(&ids).await? };
+        let mut stored: BTreeMap<JobId, Job> = stored.into_iter().map(|job| (job.id, job)).collect();
         let before = std::mem::take(answers);
         for (sent, answer) in before {
             let Some(job) = stored.remove(&sent.id) else { continue };
@@ -672,21 +852,154 @@ impl Engine {
                     answers.push((job, Answer::LateAcceptance { order_id: accepted.order_id }));
                 }
                 Answer::LateAcceptance { .. } => answers.push((job, answer)),
-                _ => {}
+                _ => settled.push(job.id),
             }
         }
         Ok(())
     }
 
-    fn next_poll(&self) -> DateTime<Utc> {
+    /// What became of jobs that were settled by others, or by a commit of ours that was thought lost.
+    async fn tell_settled(&self, settled: Vec<JobId>, done: &mut Vec<Done>) {
+        let Ok(jobs) = self.jobs_by_id(&settled).await else { return };
+        let cards = self.cards_by_id(jobs.values().filter_map(|job| job.card).collect()).await.unwrap_or_default();
+        for job in jobs.into_values() {
+            let card = job.card.and_then(|card| cards.get(&card));
+            let outcome = match (job.state, card) {
+                (JobState::Done, Some(card)) => Outcome::card(card),
+                (JobState::InDoubt, _) => {
+                    Outcome::InDoubt { job: job.id, card: job.card, reason: job.remark.unwrap_or_default() }
+                }
+                (_, card) => {
+                    let state = card.map_or(job.state.name(), |card| card.state().name());
+                    Outcome::Unchanged { state: state.into() }
+                }
+            };
+            done.push(Done { job: job.id, outcome, next: Vec::new() });
+        }
+    }
+
+    pub(super) fn next_poll(&self) -> DateTime<Utc> {
         self.now() + time_delta(self.settings.poll_interval)
     }
 
+    /// When to try again if the outside says for how long it wants to be left alone: it may change its mind within a day.
+    fn after(&self, wait: Duration) -> DateTime<Utc> {
+        self.now() + time_delta(wait.min(LONGEST_WAIT))
+    }
+
     /// When to try again after so many setbacks.
-    fn back_off(&self, setbacks: u32) -> DateTime<Utc> {
+    pub(super) fn back_off(&self, setbacks: u32) -> DateTime<Utc> {
         let wait = self.settings.back_off.saturating_mul(1 << setbacks.min(12)).min(Duration::from_secs(3600));
         self.now() + time_delta(wait)
     }
+}
+
+/// Answers to be stored together.
+struct Batch {
+    answers: Vec<(Job, Answer)>,
+    /// Whether the jobs must be loaded again first.
+    stale: bool,
+    /// How often something else changed what they are about.
+    conflicts: u32,
+}
+
+/// What one commit came to.
+struct Stored {
+    applied: Vec<Done>,
+    /// The answers that need a commit of their own.
+    later: Vec<(Job, Answer)>,
+}
+
+/// Why a batch was not stored.
+enum StoreError {
+    Conflicts(Vec<Conflict>),
+    Failed(RepositoryError),
+}
+
+impl From<RepositoryError> for StoreError {
+    fn from(error: RepositoryError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl From<CommitError> for StoreError {
+    fn from(error: CommitError) -> Self {
+        match error {
+            CommitError::Conflicts(conflicts) => Self::Conflicts(conflicts),
+            CommitError::Store(error) => Self::Failed(error),
+        }
+    }
+}
+
+/// Whether a conflict is about this job or its card.
+fn is_about(conflict: &Conflict, job: &Job) -> bool {
+    match conflict {
+        Conflict::Version { object: StoredId::Job(id), .. } => *id == job.id,
+        Conflict::Version { object: StoredId::Object(ObjectId::Card(id)), .. } => job.card == Some(*id),
+        Conflict::Version { .. } => false,
+        Conflict::Taken { owner, .. } | Conflict::NotHeld { owner, .. } => {
+            job.card.is_some_and(|card| card.to_string() == *owner)
+        }
+    }
+}
+
+/// What answers are about.
+#[derive(Default)]
+struct About {
+    cards: BTreeMap<CardId, Card>,
+    certificates: BTreeMap<CardId, Vec<Certificate>>,
+    chips: BTreeMap<String, String>,
+}
+
+impl About {
+    /// The certificate that a job names.
+    fn take_certificate(&mut self, job: &Job) -> Option<Certificate> {
+        let (Task::RemoveHold { certificate: id } | Task::RevokeCertificate { certificate: id, .. }) = &job.task else {
+            return None;
+        };
+        let certificates = self.certificates.get_mut(&job.card?)?;
+        let place = certificates.iter().position(|certificate| certificate.id == *id)?;
+        Some(certificates.swap_remove(place))
+    }
+}
+
+/// Whether storing the answer may change the job's card.
+fn changes_card(job: &Job, answer: &Answer) -> bool {
+    match answer {
+        // What the CA says after a lock or an activation is about the certificate only.
+        Answer::Production(_) => !matches!(job.kind(), JobKind::RemoveHold | JobKind::RevokeCertificate),
+        Answer::Ended { noted, .. } => noted.is_some(),
+        Answer::NotDone { .. } | Answer::Later { .. } => job.state == JobState::InDoubt,
+        Answer::HeldBack { .. } | Answer::StatusLater { .. } => false,
+        Answer::Placed(_)
+        | Answer::Status(_)
+        | Answer::LateAcceptance { .. }
+        | Answer::Superseded
+        | Answer::JobDoubt { .. } => true,
+    }
+}
+
+/// The key of the chip that an answer brings.
+fn chip_in(answer: &Answer) -> Option<String> {
+    match answer {
+        Answer::Production(ProductionAnswer::Prepared(prepared)) => {
+            prepared.chip_serial.as_deref().map(production::chip_key)
+        }
+        _ => None,
+    }
+}
+
+/// The jobs that follow from these, each of them known as what the first of its chain came to.
+fn next_of(done: &[Done], first_of: &mut BTreeMap<JobId, JobId>) -> Vec<JobId> {
+    let mut all = Vec::new();
+    for Done { job, next, .. } in done {
+        let first = first_of.get(job).copied().unwrap_or(*job);
+        for next in next {
+            first_of.insert(*next, first);
+            all.push(*next);
+        }
+    }
+    all
 }
 
 /// An acceptance that nobody waits for any more is put on record, never applied: a card may now be made that nobody expects.
@@ -701,38 +1014,50 @@ fn late(job: &Job, card: Option<Card>, order_id: &str, stamp: &Stamp<'_>) -> (Ch
     (changes, Outcome::Unchanged { state: state.into() })
 }
 
-/// The card does not wait for this job: it is closed, unless an attempt of it may still be answered.
-fn superseded(mut job: Job, card: Option<&Card>) -> (ChangeSet, Outcome) {
+/// The card does not wait for this job: it is closed, or in doubt if it was perhaps done.
+fn superseded(mut job: Job, card: Option<&Card>, perhaps_done: bool) -> (ChangeSet, Outcome) {
     let mut changes = ChangeSet::new();
     let state = card.map_or(job.state.name(), |card| card.state().name());
-    if job.state == JobState::Open && job.attempt.is_none() {
-        job.state = JobState::Done;
-        job.claim = None;
+    let outcome = if perhaps_done {
+        let reason = "the card no longer waits for it, and it was perhaps done".to_owned();
+        job.remark = Some(reason.clone());
+        Outcome::InDoubt { job: job.id, card: job.card, reason }
+    } else {
+        job.attempt = None;
         job.remark = Some("the card no longer waits for it".to_owned());
+        Outcome::Unchanged { state: state.into() }
+    };
+    if matches!(job.state, JobState::Open | JobState::InDoubt) {
+        job.state = if perhaps_done { JobState::InDoubt } else { JobState::Done };
+        job.claim = None;
         changes.jobs.push(job);
     }
-    (changes, Outcome::Unchanged { state: state.into() })
+    (changes, outcome)
+}
+
+/// A card whose job turned out not to be in doubt.
+fn no_longer_in_doubt(changes: &mut ChangeSet, mut card: Card, job: &Job, stamp: &Stamp<'_>) {
+    let reference = job.id.to_string();
+    changes.note_card(&mut card, stamp, Why::code("not_done").about(&reference));
+    if let Some(busy) = card.busy.as_mut().filter(|busy| busy.job == job.id) {
+        busy.in_doubt = false;
+    }
+    changes.put_card(card);
 }
 
 fn waiting_card<'a>(job: &Job, cards: &'a BTreeMap<CardId, Card>) -> Option<&'a Card> {
-    cards.get(&job.card?).filter(|card| is_waiting_for(card, job))
-}
-
-fn is_waiting_for(card: &Card, job: &Job) -> bool {
-    card.state() == CardState::Processing
-        && card.busy.as_ref().is_some_and(|busy| busy.job == job.id)
-        && matches!(job.state, JobState::Open | JobState::InDoubt)
+    cards.get(&job.card?).filter(|card| order_job::is_waiting_for(card, job))
 }
 
 /// A text from outside as it is kept: no control characters (some stores cannot hold NUL), at most 500 characters.
-fn clean(text: &str) -> String {
+pub(super) fn clean(text: &str) -> String {
     text.chars().take(500).map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
 /// An acceptance; in doubt if its order id is none: under an altered one, another's order could be read.
 fn accepted(mut accepted: Accepted) -> Answer {
     let id = &accepted.order_id;
-    if id.trim().is_empty() || *id != clean(id) {
+    if !order_job::is_order_id(id) {
         let found: String = id.chars().take(100).collect();
         let reason = format!("the bureau accepted it under {found:?}, which is no order id");
         return Answer::Placed(PlaceAnswer::InDoubt { reason });

@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Engine;
-use crate::card::Card;
+use crate::card::{Card, CardKind, CardState};
+use crate::certificate::Certificate;
 use crate::error::{During as _, Error};
-use crate::host::DirectoryError;
-use crate::id::{CardId, JobId, UserId};
+use crate::host::{CertificateQuery, DirectoryError, RepositoryError};
+use crate::id::{CardId, CertificateId, JobId, UserId};
 use crate::job::Job;
 use crate::process::{Form, Item, ItemId, Needs};
 use crate::user::User;
@@ -22,6 +23,7 @@ impl Engine {
         let mut items: Vec<Item> = ids.iter().cloned().map(Item::new).collect();
         self.load_requests(&mut items).await?;
         self.load_jobs(&mut items).await?;
+        self.load_named_certificates(&mut items).await?;
         self.load_cards(&mut items).await?;
         if needs.job {
             self.load_card_jobs(&mut items).await?;
@@ -29,6 +31,12 @@ impl Engine {
         self.load_users(&mut items, needs.user, answers).await?;
         if needs.open_orders {
             self.load_open_orders(&mut items).await?;
+        }
+        if needs.active_cards {
+            self.load_active_cards(&mut items).await?;
+        }
+        if needs.certificates {
+            self.load_certificates(&mut items).await?;
         }
         Ok(items)
     }
@@ -66,6 +74,7 @@ impl Engine {
             ItemId::Card(id) => Some(id),
             ItemId::Request(_) => item.request.as_ref().map(|request| request.card),
             ItemId::Job(_) => item.job.as_ref().and_then(|job| job.card),
+            ItemId::Certificate(_) => item.certificate.as_ref().map(|certificate| certificate.card),
             ItemId::User(_) | ItemId::New(_) => None,
         };
         let ids: BTreeSet<CardId> = items.iter().filter_map(card_of).collect();
@@ -125,27 +134,102 @@ impl Engine {
     }
 
     async fn load_open_orders(&self, items: &mut [Item]) -> Result<(), Error> {
-        let holders: BTreeSet<UserId> =
-            items.iter().filter_map(|item| item.user.as_ref().map(|user| user.id.clone())).collect();
-        if holders.is_empty() {
-            return Ok(());
-        }
-        let holders: Vec<_> = holders.into_iter().collect();
-        let cards =
-            self.repository.cards_of(&holders, &Card::OPEN_ORDER_STATES).await.during("looking for open orders")?;
-        let mut open: BTreeMap<UserId, Vec<CardId>> = BTreeMap::new();
-        for card in cards.into_iter().filter(Card::is_open_order) {
-            if let Some(holder) = card.holder {
-                open.entry(holder).or_default().push(card.id);
-            }
-        }
-        for item in items {
-            let own = item.card.as_ref().map(|card| card.id);
-            if let Some(cards) = item.user.as_ref().and_then(|user| open.get(&user.id)) {
-                item.open_orders = cards.iter().copied().filter(|card| Some(*card) != own).collect();
-            }
+        let open = self.other_cards(items, &Card::OPEN_ORDER_STATES, Card::is_open_order).await?;
+        for (item, cards) in items.iter_mut().zip(open) {
+            item.open_orders = cards;
         }
         Ok(())
+    }
+
+    async fn load_active_cards(&self, items: &mut [Item]) -> Result<(), Error> {
+        let permanent = |card: &Card| card.kind() == CardKind::Permanent;
+        let active = self.other_cards(items, &[CardState::Active], permanent).await?;
+        for (item, cards) in items.iter_mut().zip(active) {
+            item.active_cards = cards;
+        }
+        Ok(())
+    }
+
+    /// For each item, the cards of its user in one of these states, other than its own.
+    async fn other_cards(
+        &self,
+        items: &[Item],
+        states: &[CardState],
+        wanted: fn(&Card) -> bool,
+    ) -> Result<Vec<Vec<CardId>>, Error> {
+        let holders: BTreeSet<UserId> =
+            items.iter().filter_map(|item| item.user.as_ref().map(|user| user.id.clone())).collect();
+        let mut found: BTreeMap<UserId, Vec<CardId>> = BTreeMap::new();
+        if !holders.is_empty() {
+            let holders: Vec<_> = holders.into_iter().collect();
+            let cards = self.repository.cards_of(&holders, states).await.during("looking for the user's cards")?;
+            for card in cards.into_iter().filter(wanted) {
+                if let Some(holder) = card.holder {
+                    found.entry(holder).or_default().push(card.id);
+                }
+            }
+        }
+        let others = items.iter().map(|item| {
+            let own = item.card.as_ref().map(|card| card.id);
+            let cards = item.user.as_ref().and_then(|user| found.get(&user.id));
+            cards.map_or_else(Vec::new, |cards| cards.iter().copied().filter(|card| Some(*card) != own).collect())
+        });
+        Ok(others.collect())
+    }
+
+    async fn load_named_certificates(&self, items: &mut [Item]) -> Result<(), Error> {
+        let id_of = |item: &Item| if let ItemId::Certificate(id) = item.id { Some(id) } else { None };
+        let ids: Vec<_> = items.iter().filter_map(id_of).collect();
+        let mut certificates = self.certificates_by_id(&ids).await?;
+        for item in items {
+            item.certificate = id_of(item).and_then(|id| certificates.remove(&id));
+        }
+        Ok(())
+    }
+
+    async fn load_certificates(&self, items: &mut [Item]) -> Result<(), Error> {
+        let cards = items.iter().filter_map(|item| item.card.as_ref().map(|card| card.id)).collect();
+        let mut certificates = self.certificates_of(cards).await.during("loading certificates")?;
+        for item in items {
+            item.certificates = item.card.as_ref().and_then(|card| certificates.remove(&card.id)).unwrap_or_default();
+        }
+        Ok(())
+    }
+
+    pub(super) async fn certificates_by_id(
+        &self,
+        ids: &[CertificateId],
+    ) -> Result<BTreeMap<CertificateId, Certificate>, Error> {
+        if ids.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        let certificates = self.repository.certificates(ids).await.during("loading certificates")?;
+        Ok(certificates.into_iter().map(|certificate| (certificate.id, certificate)).collect())
+    }
+
+    /// All certificates of these cards, by card.
+    pub(super) async fn certificates_of(
+        &self,
+        cards: Vec<CardId>,
+    ) -> Result<BTreeMap<CardId, Vec<Certificate>>, RepositoryError> {
+        const PAGE: usize = 10_000;
+        let mut found: BTreeMap<CardId, Vec<Certificate>> = BTreeMap::new();
+        if cards.is_empty() {
+            return Ok(found);
+        }
+        let query = CertificateQuery { cards, ..CertificateQuery::default() };
+        let mut after = None;
+        loop {
+            let page = self.repository.certificate_page(&query, after, PAGE).await?;
+            let last = page.len() < PAGE;
+            after = page.last().map(|certificate| certificate.id);
+            for certificate in page {
+                found.entry(certificate.card).or_default().push(certificate);
+            }
+            if last {
+                return Ok(found);
+            }
+        }
     }
 
     pub(super) async fn jobs_by_id(&self, ids: &[JobId]) -> Result<BTreeMap<JobId, Job>, Error> {

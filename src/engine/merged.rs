@@ -33,6 +33,7 @@ struct Part {
     outcome: Outcome,
     perform: Vec<JobId>,
     cards: usize,
+    certificates: usize,
     requests: usize,
     jobs: usize,
     records: usize,
@@ -57,6 +58,7 @@ impl Merged {
             outcome,
             perform,
             cards: changes.cards.len(),
+            certificates: changes.certificates.len(),
             requests: changes.requests.len(),
             jobs: changes.jobs.len(),
             records: changes.records.len(),
@@ -89,18 +91,21 @@ impl Merged {
         let mut wanted: BTreeMap<String, usize> = BTreeMap::new();
         let mut parts = Vec::with_capacity(self.parts.len());
         for (part, changes) in self.split() {
-            for wants in changes.wants(&objects, &keys) {
-                *wanted.entry(wants).or_default() += 1;
+            let wants = changes.wants(&objects, &keys);
+            let distinct: BTreeSet<String> = wants.iter().cloned().collect();
+            // What wants the same thing twice is in its own way.
+            let impossible = distinct.len() < wants.len();
+            for wants in &distinct {
+                *wanted.entry(wants.clone()).or_default() += 1;
             }
-            parts.push((part, changes));
+            parts.push((part, changes, distinct, impossible));
         }
         let mut kept = Self { changes: ChangeSet::new(), parts: Vec::new() };
         let mut left_out = Vec::new();
         let mut seen = BTreeSet::new();
-        for (part, changes) in parts {
-            let wants = changes.wants(&objects, &keys);
+        for (part, changes, wants, impossible) in parts {
             let first_of_several =
-                !wants.is_empty() && wants.iter().all(|w| wanted.get(w).is_some_and(|n| *n > 1) && !seen.contains(w));
+                !impossible && wants.iter().all(|w| wanted.get(w).is_some_and(|n| *n > 1) && !seen.contains(w));
             if wants.is_empty() || first_of_several {
                 kept.add(part.place, changes, part.outcome, part.perform);
             } else {
@@ -114,6 +119,7 @@ impl Merged {
     fn split(self) -> Vec<(Part, ChangeSet)> {
         let Self { changes, parts } = self;
         let mut cards = changes.cards.into_iter();
+        let mut certificates = changes.certificates.into_iter();
         let mut requests = changes.requests.into_iter();
         let mut jobs = changes.jobs.into_iter();
         let mut records = changes.records.into_iter();
@@ -125,6 +131,7 @@ impl Merged {
             .map(|part| {
                 let mut own = ChangeSet::new();
                 own.cards.extend(cards.by_ref().take(part.cards));
+                own.certificates.extend(certificates.by_ref().take(part.certificates));
                 own.requests.extend(requests.by_ref().take(part.requests));
                 own.jobs.extend(jobs.by_ref().take(part.jobs));
                 own.records.extend(records.by_ref().take(part.records));
@@ -141,6 +148,7 @@ impl ChangeSet {
     /// What of these a change set wants, as text.
     fn wants(&self, objects: &BTreeSet<StoredId>, keys: &BTreeSet<&str>) -> Vec<String> {
         let stored = (self.cards.iter().map(|card| StoredId::Object(ObjectId::Card(card.id))))
+            .chain(self.certificates.iter().map(|c| StoredId::Object(ObjectId::Certificate(c.id))))
             .chain(self.requests.iter().map(|request| StoredId::Object(ObjectId::Request(request.id))))
             .chain(self.records.iter().map(|record| StoredId::Object(ObjectId::Record(record.key.clone()))))
             .chain(self.jobs.iter().map(|job| StoredId::Job(job.id)))

@@ -6,6 +6,7 @@ mod execution;
 mod jobs;
 mod load;
 mod merged;
+mod productions;
 mod run;
 mod source;
 
@@ -26,14 +27,15 @@ pub use run::{Candidate, Candidates, Interruption, Progress, Report, Run};
 use crate::actor::Actor;
 use crate::card::{Card, CardKind, CardState};
 use crate::card_number::NumberRange;
+use crate::certificate::Certificate;
 use crate::error::{During as _, Error};
 use crate::history::{ChainError, ChainKey, HistoryEntry, ObjectId, Stamp, verify_chain};
 use crate::host::{
-    AccessPolicy, CardQuery, CardRepository, Clock, Decision, FeedPage, GoCardsProvider, JobPerformer, JobQuery,
-    Notifier, RequestQuery, UserRepository,
+    AccessPolicy, CardPersonalizer, CardQuery, CardRepository, CertificateAuthority, CertificateQuery, Clock, Decision,
+    Entropy, FeedPage, GoCardsProvider, JobPerformer, JobQuery, Notifier, RequestQuery, UserRepository,
 };
-use crate::id::{CardId, JobId, RequestId, RunId, SymbolicName};
-use crate::job::{Job, JobState};
+use crate::id::{CardId, CertificateId, JobId, RequestId, RunId, SymbolicName};
+use crate::job::{Job, JobState, Task};
 use crate::options::{OptionCatalogue, OptionSource, Options, ResolvedOptions, ScriptOptions};
 use crate::process::{
     HouseRules, ItemId, Plan, PlanContext, Process, ProcessDefinition, ProcessRegistry, Refusal, RefusalCode, Slot,
@@ -52,6 +54,9 @@ pub struct Engine {
     repository: Arc<dyn CardRepository>,
     users: Arc<dyn UserRepository>,
     bureau: Arc<dyn GoCardsProvider>,
+    certificate_authority: Option<Arc<dyn CertificateAuthority>>,
+    personalizer: Option<Arc<dyn CardPersonalizer>>,
+    entropy: Arc<dyn Entropy>,
     notifier: Arc<dyn Notifier>,
     access: Arc<dyn AccessPolicy>,
     clock: Arc<dyn Clock>,
@@ -136,6 +141,19 @@ impl Engine {
         self.repository.request_page(query, after, limit).await.during("listing requests")
     }
 
+    /// A page of certificates, by id, after the one given.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub async fn certificate_page(
+        &self,
+        query: &CertificateQuery,
+        after: Option<CertificateId>,
+        limit: usize,
+    ) -> Result<Vec<Certificate>, Error> {
+        self.repository.certificate_page(query, after, limit).await.during("listing certificates")
+    }
+
     /// A page of jobs, by id, after the one given.
     ///
     /// # Errors
@@ -171,7 +189,8 @@ impl Engine {
         }
     }
 
-    /// Checks a card's history against its seals and against the card.
+    /// Checks a card's history against its seals and against the card. If the card has changed since it was read, it must
+    /// also continue the history that it had then.
     ///
     /// Gives `Ok(Err(…))` for what does not fit, and `Ok(Ok(number of entries))` if all does.
     ///
@@ -179,8 +198,29 @@ impl Engine {
     /// [`Error::Store`] if it could not be read.
     pub async fn verify_card(&self, card: &Card) -> Result<Result<usize, ChainError>, Error> {
         let object = ObjectId::Card(card.id);
-        let entries = self.history(&object).await?;
-        Ok(verify_chain(&object, &entries, &card.history, &self.key).map(|()| entries.len()))
+        let mut stored = card.history;
+        let mut entries = self.history(&object).await?;
+        // Somebody may add to the history between the two readings.
+        for _ in 0..10 {
+            if entries.len() as u64 == stored.length {
+                break;
+            }
+            stored = self.cards(&[card.id]).await?.pop().map_or(stored, |stored| stored.history);
+            entries = self.history(&object).await?;
+        }
+        let verified = verify_chain(&object, &entries, &stored, &self.key).and_then(|()| {
+            let known = usize::try_from(card.history.length).unwrap_or(usize::MAX);
+            verify_chain(&object, entries.get(..known).unwrap_or(&entries), &card.history, &self.key)
+        });
+        Ok(verified.map(|()| entries.len()))
+    }
+
+    /// Jobs with these ids; those that do not exist are left out.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub async fn jobs(&self, ids: &[JobId]) -> Result<Vec<Job>, Error> {
+        self.repository.jobs(ids).await.during("reading jobs")
     }
 
     /// What happened since a cursor, for a host that follows along. `None` begins at the beginning; keep the cursor of the
@@ -354,6 +394,7 @@ fn guard(
         ItemId::Card(_) => item.card.is_some(),
         ItemId::Request(_) => item.request.is_some(),
         ItemId::Job(_) => item.job.is_some(),
+        ItemId::Certificate(_) => item.certificate.is_some(),
         ItemId::New(_) => true,
     };
     if !exists {
@@ -368,8 +409,8 @@ fn guard(
             format!("card {} is a {}, which {} does not take", card.id, card.graph().name(), definition.name),
         ));
     }
-    // Where a job is chosen, it is the job that counts, whatever state its card has come to.
-    if matches!(item.id, ItemId::Job(_)) {
+    // Where a job or certificate is chosen, it is that which counts, whatever state its card has come to.
+    if matches!(item.id, ItemId::Job(_) | ItemId::Certificate(_)) {
         return Ok(());
     }
     let states = &definition.required_states;
@@ -407,7 +448,11 @@ fn guard(
             )
         } else {
             let waits = now.signed_duration_since(busy.since).num_minutes();
-            let what = if card.state() == CardState::Processing { "being ordered" } else { "waiting for an open job" };
+            let what = match card.state() {
+                _ if card.production.is_some() => "being produced",
+                CardState::Processing => "being ordered",
+                _ => "waiting for an open job",
+            };
             Refusal::new(
                 RefusalCode::Busy,
                 format!("card {} is busy: {what} since {} ({waits} min)", card.id, busy.since.format("%F %T UTC")),
@@ -428,7 +473,7 @@ fn plan_item(
 ) -> Result<Plan, Refusal> {
     guard(process.definition(), enabled, &item, context.stamp.at)?;
     let resolved = resolve(options, names, &item)?;
-    process.plan(
+    let plan = process.plan(
         item,
         &PlanContext {
             stamp: context.stamp,
@@ -438,7 +483,19 @@ fn plan_item(
             answers: context.answers,
             rules: context.rules,
         },
-    )
+    )?;
+    plan.changes.check().map_err(|problem| {
+        let name = &process.definition().name;
+        Refusal::new(RefusalCode::BadPlan, format!("{name} planned what cannot be stored: {problem}"))
+    })?;
+    for job in &plan.changes.jobs {
+        if let Task::Custom { performer, .. } = &job.task
+            && !context.performers.contains_key(performer)
+        {
+            return Err(Refusal::new(RefusalCode::NotEquipped, format!("nobody here performs jobs of {performer}")));
+        }
+    }
+    Ok(plan)
 }
 
 /// What all items of a chunk share.
@@ -448,6 +505,7 @@ struct PlanContextParts<'a> {
     run: RunId,
     answers: &'a BTreeMap<String, String>,
     rules: &'a HouseRules,
+    performers: &'a BTreeMap<SymbolicName, Arc<dyn JobPerformer>>,
 }
 
 /// The options for one item. Functions are called with what is known of card and user; fixed values cost nothing.

@@ -26,6 +26,10 @@ use crate::user::User;
 /// An opened process: a plain value that may be kept, sent and finished on another instance.
 ///
 /// Dropping it is *Cancel*: nothing has happened.
+///
+/// It carries who opened it, and is as good as that person's word: a host that lets it out of its hands, such as to a browser,
+/// gives the engine a [`ChainKey`](crate::ChainKey), so that an altered one is refused, and checks that whoever brings it back
+/// is its [`actor`](Self::actor).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Run {
     /// The id. Giving it again with the same process, actor and answer finishes the run and doubles nothing.
@@ -38,6 +42,8 @@ pub struct Run {
     pub form: Form,
     /// The versions of the option scripts that count for this run, by script.
     pub options: BTreeMap<String, String>,
+    /// Seals all of the above but the form, with the key of the history if there is one.
+    pub seal: Digest,
 }
 
 /// What the store keeps of a run, from its first chunk on.
@@ -182,7 +188,9 @@ impl Engine {
         }
         let options = self.options_at(&begun.map(|begun| begun.options).unwrap_or_default()).await?;
         let form = self.form(process.as_ref(), &options)?;
-        Ok(Run { id, process: definition.name.clone(), actor: actor.clone(), form, options: options.hashes().clone() })
+        let options = options.hashes().clone();
+        let seal = self.seal_of(id, &definition.name, actor, &options)?;
+        Ok(Run { id, process: definition.name.clone(), actor: actor.clone(), form, options, seal })
     }
 
     /// Searches for what can be ticked, a page at a time. What would be refused is shown too, with the reason.
@@ -197,6 +205,7 @@ impl Engine {
         cursor: Option<&str>,
         limit: usize,
     ) -> Result<Candidates, Error> {
+        self.check_seal(run)?;
         let definition = self.registry.process(run.process.as_str())?.definition();
         self.check_selection(&definition.items, &Selection::All(filter.clone()))?;
         let enabled = self.slots().await?.of(definition);
@@ -223,8 +232,10 @@ impl Engine {
     ///
     /// # Errors
     /// [`Error::Answer`] if the answer does not fit the form; [`Error::RunTaken`] if the run was begun with another answer;
+    /// [`Error::RunOutdated`] if the run was altered, or the options have changed before it was begun;
     /// [`Error::Disabled`] and [`Error::NotPermitted`] if that changed meanwhile; what store and options say.
     pub async fn next(&self, run: &Run, answer: Answer) -> Result<Execution<'_>, Error> {
+        self.check_seal(run)?;
         let process = Arc::clone(self.registry.process(run.process.as_str())?);
         let definition = process.definition();
         let enabled = self.check_start(definition, &run.actor).await?;
@@ -243,12 +254,18 @@ impl Engine {
                 });
             }
         }
-        let hashes = begun.as_ref().map_or(&run.options, |begun| &begun.options);
-        let options = self.options_at(hashes).await?;
+        let options = match &begun {
+            Some(begun) => self.options_at(&begun.options).await?,
+            // What was decided since the form was drawn counts: such as that an approval is needed now.
+            None => self.options().await?,
+        };
+        if begun.is_none() && *options.hashes() != run.options {
+            return Err(Error::RunOutdated { run: run.id, why: "the options have changed since it was opened" });
+        }
         let fields = self.form(process.as_ref(), &options)?.fields;
         let answers = check_answers(&fields, &answer.values)?;
         self.check_selection(&definition.items, &answer.selection)?;
-        let source = Source::new(answer.selection, &answers, &definition.jobs);
+        let source = Source::new(answer.selection, &answers, &definition.jobs, &definition.items);
         let record = RunRecord {
             process: run.process.clone(),
             actor: run.actor.id.clone(),
@@ -269,7 +286,29 @@ impl Engine {
             report: Report::new(run.id),
             stop: StopHandle::default(),
             ended: false,
+            at_hand: Vec::new(),
+            started: None,
+            denied: BTreeSet::new(),
         })
+    }
+
+    fn seal_of(
+        &self,
+        id: RunId,
+        process: &SymbolicName,
+        actor: &Actor,
+        options: &BTreeMap<String, String>,
+    ) -> Result<Digest, Error> {
+        let sealed = serde_json::to_vec(&(id, process, actor, options))
+            .map_err(|source| Error::Record { key: run_key(id), source })?;
+        Ok(self.key.seal(&sealed))
+    }
+
+    fn check_seal(&self, run: &Run) -> Result<(), Error> {
+        if self.seal_of(run.id, &run.process, &run.actor, &run.options)? == run.seal {
+            return Ok(());
+        }
+        Err(Error::RunOutdated { run: run.id, why: "it was altered since it was opened, or opened by another office" })
     }
 
     /// The definition's slots now; refuses what is switched off or not permitted.
@@ -310,7 +349,7 @@ impl Engine {
 
     fn check_selection(&self, takes: &[ItemKind], selection: &Selection) -> Result<(), Error> {
         let allowed = || takes.iter().map(ToString::to_string).collect::<Vec<_>>().join(" or ");
-        let needs_none = takes.iter().all(|kind| matches!(kind, ItemKind::New | ItemKind::Job));
+        let needs_none = takes.iter().all(|kind| matches!(kind, ItemKind::New | ItemKind::Job | ItemKind::Certificate));
         match selection {
             Selection::Nothing if needs_none => Ok(()),
             Selection::Nothing => Err(AnswerError::NothingSelected { allowed: allowed() }.into()),

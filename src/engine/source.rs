@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::Engine;
+use crate::certificate::CertificateState;
 use crate::error::{During as _, Error};
-use crate::host::{CardQuery, DirectoryError, RequestQuery, UserFilter};
-use crate::id::{CardId, RequestId};
+use crate::host::{CardQuery, CertificateQuery, DirectoryError, RequestQuery, UserFilter};
+use crate::id::{CardId, CertificateId, RequestId};
 use crate::job::JobKind;
-use crate::process::{AnswerError, Filter, Form, ItemId, Selection};
+use crate::process::{AnswerError, Filter, Form, ItemId, ItemKind, Selection};
 
 /// Where the items of a run come from.
 #[derive(Debug)]
@@ -16,11 +17,17 @@ pub(super) enum Source {
     Users { filter: UserFilter, cursor: Option<String>, ended: bool },
     Cards { query: CardQuery, after: Option<CardId>, ended: bool },
     Requests { query: RequestQuery, after: Option<RequestId>, ended: bool },
+    Certificates { query: CertificateQuery, after: Option<CertificateId>, ended: bool },
     DueJobs(Vec<JobKind>),
 }
 
 impl Source {
-    pub(super) fn new(selection: Selection, answers: &BTreeMap<String, String>, jobs: &[JobKind]) -> Self {
+    pub(super) fn new(
+        selection: Selection,
+        answers: &BTreeMap<String, String>,
+        jobs: &[JobKind],
+        takes: &[ItemKind],
+    ) -> Self {
         let listed = |left: VecDeque<ItemId>| {
             let total = left.len() as u64;
             Self::Listed { left, total }
@@ -32,6 +39,11 @@ impl Source {
             }
             Selection::All(filter) => Self::all(filter),
             Selection::Nothing | Selection::Ids(_) if !jobs.is_empty() => Self::DueJobs(jobs.to_vec()),
+            // A sweep goes through what is issued and not yet on a card.
+            Selection::Nothing | Selection::Ids(_) if takes == [ItemKind::Certificate] => {
+                let states = vec![CertificateState::Issued];
+                Self::all(Filter::Certificates(CertificateQuery { states, ..CertificateQuery::default() }))
+            }
             Selection::Nothing | Selection::Ids(_) => {
                 let amount = answers.get(Form::AMOUNT).and_then(|amount| amount.parse().ok()).unwrap_or(1);
                 listed((1..=amount).map(ItemId::New).collect())
@@ -44,6 +56,7 @@ impl Source {
             Filter::Users(filter) => Self::Users { filter, cursor: None, ended: false },
             Filter::Cards(query) => Self::Cards { query, after: None, ended: false },
             Filter::Requests(query) => Self::Requests { query, after: None, ended: false },
+            Filter::Certificates(query) => Self::Certificates { query, after: None, ended: false },
         }
     }
 
@@ -54,11 +67,24 @@ impl Source {
         }
     }
 
+    /// Whether it surely has nothing more to give.
+    pub(super) fn is_spent(&self) -> bool {
+        match self {
+            Self::Listed { left, .. } => left.is_empty(),
+            Self::Users { ended, .. }
+            | Self::Cards { ended, .. }
+            | Self::Requests { ended, .. }
+            | Self::Certificates { ended, .. } => *ended,
+            Self::DueJobs(_) => false,
+        }
+    }
+
     pub(super) fn cursor(&self) -> Option<String> {
         match self {
             Self::Users { cursor, .. } => cursor.clone(),
             Self::Cards { after, ended: false, .. } => after.map(|id| id.to_string()),
             Self::Requests { after, ended: false, .. } => after.map(|id| id.to_string()),
+            Self::Certificates { after, ended: false, .. } => after.map(|id| id.to_string()),
             _ => None,
         }
     }
@@ -74,6 +100,7 @@ impl Source {
             Self::Users { cursor, .. } => *cursor = Some(at.to_owned()),
             Self::Cards { after, .. } => *after = Some(at.parse().map_err(|_| invalid())?),
             Self::Requests { after, .. } => *after = Some(at.parse().map_err(|_| invalid())?),
+            Self::Certificates { after, .. } => *after = Some(at.parse().map_err(|_| invalid())?),
             Self::Listed { .. } | Self::DueJobs(_) => {}
         }
         Ok(())
@@ -123,6 +150,16 @@ impl Engine {
                 *ended = page.len() < limit;
                 *after = page.last().map(|request| request.id).or(*after);
                 Ok(page.into_iter().map(|request| ItemId::Request(request.id)).collect())
+            }
+            Source::Certificates { query, after, ended } => {
+                if *ended {
+                    return Ok(Vec::new());
+                }
+                let page =
+                    self.repository.certificate_page(query, *after, limit).await.during("listing certificates")?;
+                *ended = page.len() < limit;
+                *after = page.last().map(|certificate| certificate.id).or(*after);
+                Ok(page.into_iter().map(|certificate| ItemId::Certificate(certificate.id)).collect())
             }
             Source::DueJobs(_) => Ok(Vec::new()),
         }

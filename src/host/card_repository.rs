@@ -5,9 +5,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::approval::{ApprovalRequest, RequestState};
 use crate::card::{Card, CardKind, CardState, Route};
+use crate::certificate::{Certificate, CertificateState};
 use crate::change_set::{ChangeSet, Conflict, Record, Reservation};
 use crate::history::{HistoryEntry, ObjectId};
-use crate::id::{CardId, JobId, RequestId, RunId, UserId};
+use crate::id::{CardId, CertificateId, JobId, RequestId, RunId, UserId};
 use crate::job::{Attempt, Job, JobKind, JobState};
 
 /// Stores cards and all that belongs to them.
@@ -97,6 +98,17 @@ pub trait CardRepository: Send + Sync + 'static {
         limit: usize,
     ) -> Result<Vec<ApprovalRequest>, RepositoryError>;
 
+    /// The certificates with these ids; those that do not exist are left out.
+    async fn certificates(&self, ids: &[CertificateId]) -> Result<Vec<Certificate>, RepositoryError>;
+
+    /// Up to `limit` certificates that match, by id, after the one given.
+    async fn certificate_page(
+        &self,
+        query: &CertificateQuery,
+        after: Option<CertificateId>,
+        limit: usize,
+    ) -> Result<Vec<Certificate>, RepositoryError>;
+
     /// The records with these keys; those that do not exist are left out.
     async fn records(&self, keys: &[String]) -> Result<Vec<Record>, RepositoryError>;
 
@@ -142,6 +154,8 @@ forward!(CardRepository {
     async fn cards_of(&self, holders: &[UserId], states: &[CardState]) -> Result<Vec<Card>, RepositoryError>;
     async fn requests(&self, ids: &[RequestId]) -> Result<Vec<ApprovalRequest>, RepositoryError>;
     async fn request_page(&self, query: &RequestQuery, after: Option<RequestId>, limit: usize) -> Result<Vec<ApprovalRequest>, RepositoryError>;
+    async fn certificates(&self, ids: &[CertificateId]) -> Result<Vec<Certificate>, RepositoryError>;
+    async fn certificate_page(&self, query: &CertificateQuery, after: Option<CertificateId>, limit: usize) -> Result<Vec<Certificate>, RepositoryError>;
     async fn records(&self, keys: &[String]) -> Result<Vec<Record>, RepositoryError>;
     async fn reservations(&self, keys: &[String]) -> Result<Vec<Reservation>, RepositoryError>;
     async fn jobs(&self, ids: &[JobId]) -> Result<Vec<Job>, RepositoryError>;
@@ -222,6 +236,24 @@ impl RequestQuery {
     pub fn matches(&self, request: &ApprovalRequest) -> bool {
         (self.states.is_empty() || self.states.contains(&request.state()))
             && (self.holders.is_empty() || self.holders.contains(&request.holder))
+    }
+}
+
+/// Which certificates. An empty list matches every certificate.
+#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CertificateQuery {
+    /// Of one of these cards.
+    pub cards: Vec<CardId>,
+    /// In one of these states.
+    pub states: Vec<CertificateState>,
+}
+
+impl CertificateQuery {
+    /// Whether a certificate matches.
+    pub fn matches(&self, certificate: &Certificate) -> bool {
+        (self.cards.is_empty() || self.cards.contains(&certificate.card))
+            && (self.states.is_empty() || self.states.contains(&certificate.state()))
     }
 }
 

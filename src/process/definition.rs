@@ -186,6 +186,8 @@ pub enum ItemKind {
     Request,
     /// Jobs.
     Job,
+    /// Certificates.
+    Certificate,
     /// Nothing that exists: it makes new objects, as many as the form says.
     New,
 }
@@ -197,6 +199,7 @@ impl fmt::Display for ItemKind {
             Self::Card => "cards",
             Self::Request => "requests",
             Self::Job => "jobs",
+            Self::Certificate => "certificates",
             Self::New => "new objects",
         })
     }

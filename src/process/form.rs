@@ -4,7 +4,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::{ItemId, ItemKind};
-use crate::host::{CardQuery, RequestQuery, UserFilter};
+use crate::host::{CardQuery, CertificateQuery, RequestQuery, UserFilter};
 use crate::id::SymbolicName;
 
 /// What an operator sees when a process opens: enough for any user interface to draw it. *Cancel* closes it without any
@@ -149,6 +149,8 @@ pub enum Filter {
     Cards(CardQuery),
     /// Approval requests.
     Requests(RequestQuery),
+    /// Certificates.
+    Certificates(CertificateQuery),
 }
 
 impl Filter {
@@ -158,6 +160,7 @@ impl Filter {
             Self::Users(_) => ItemKind::User,
             Self::Cards(_) => ItemKind::Card,
             Self::Requests(_) => ItemKind::Request,
+            Self::Certificates(_) => ItemKind::Certificate,
         }
     }
 }

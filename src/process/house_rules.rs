@@ -4,11 +4,12 @@ use serde::{Deserialize, Serialize};
 
 use super::{Refusal, RefusalCode};
 use crate::card::Card;
+use crate::certificate::CertificateKind;
 use crate::host::StatusMap;
 use crate::production_type::{ProductionType, UserToCardMap};
 
 /// What the host sets once, as data: what the bureau makes, what is copied from users to cards, what status texts mean.
-#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 #[serde(default)]
 pub struct HouseRules {
@@ -22,10 +23,39 @@ pub struct HouseRules {
     pub self_approval: SelfApproval,
     /// The length in characters of the longest card number; set by the engine from the number ranges.
     pub longest_number: usize,
+    /// The profile at the CA for each kind of certificate that is offered.
+    pub certificate_profiles: BTreeMap<CertificateKind, String>,
+    /// What the office can do; set by the engine from its parts.
+    #[serde(skip)]
+    pub(crate) equipment: Equipment,
+}
+
+/// What an office has besides what every office has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub(crate) struct Equipment {
+    pub(crate) personalizer: bool,
+    pub(crate) certificate_authority: bool,
+}
+
+impl Default for HouseRules {
+    /// No production types, the usual mapping, no status texts, nobody approves for herself; a profile for each kind of
+    /// certificate under the name of the kind.
+    fn default() -> Self {
+        let profile = |kind: CertificateKind| (kind, kind.name().to_owned());
+        Self {
+            production_types: BTreeMap::new(),
+            user_to_card: UserToCardMap::default(),
+            status_map: StatusMap::default(),
+            self_approval: SelfApproval::default(),
+            longest_number: 0,
+            certificate_profiles: CertificateKind::ALL.map(profile).into(),
+            equipment: Equipment::default(),
+        }
+    }
 }
 
 impl HouseRules {
-    /// No production types, the usual mapping, no status texts, nobody approves for herself.
+    /// The default rules.
     pub fn new() -> Self {
         Self::default()
     }
@@ -35,6 +65,12 @@ impl HouseRules {
     pub fn production_type(mut self, production_type: ProductionType) -> Self {
         self.production_types.insert(production_type.name.clone(), production_type);
         self
+    }
+
+    /// The same with these profiles at the CA; a kind of certificate without one is not offered.
+    #[must_use]
+    pub fn certificate_profiles(self, profiles: impl IntoIterator<Item = (CertificateKind, String)>) -> Self {
+        Self { certificate_profiles: profiles.into_iter().collect(), ..self }
     }
 
     /// The same with another mapping from users to cards.

@@ -25,17 +25,20 @@ pub use house_rules::{HouseRules, SelfApproval};
 pub use refusal::{Refusal, RefusalCode};
 pub use registry::{OptionScript, ProcessPackage, ProcessRegistry, RegistryError};
 
+pub(crate) use cards::production::{self, ProductionAnswer};
 pub(crate) use external_production::order_job::{self, PlaceAnswer};
 pub(crate) use external_production::{known_name, require_active};
 pub(crate) use form::check_answers;
+pub(crate) use house_rules::Equipment;
 pub(crate) use registry::standard_roles;
 
 use crate::actor::Actor;
 use crate::approval::ApprovalRequest;
 use crate::card::{Card, CardKind};
+use crate::certificate::Certificate;
 use crate::change_set::ChangeSet;
 use crate::history::{ObjectId, Stamp};
-use crate::id::{CardId, JobId, RequestId, RunId, UserId};
+use crate::id::{CardId, CertificateId, JobId, RequestId, RunId, UserId};
 use crate::job::Job;
 use crate::options::{OptionKey, OptionType, ResolvedOptions};
 use crate::state_graph::State as _;
@@ -72,6 +75,8 @@ pub enum ItemId {
     Request(RequestId),
     /// A job.
     Job(JobId),
+    /// A certificate.
+    Certificate(CertificateId),
     /// The n-th of the new objects that the run makes, from 1.
     New(u32),
 }
@@ -84,6 +89,7 @@ impl ItemId {
             Self::Card(_) => ItemKind::Card,
             Self::Request(_) => ItemKind::Request,
             Self::Job(_) => ItemKind::Job,
+            Self::Certificate(_) => ItemKind::Certificate,
             Self::New(_) => ItemKind::New,
         }
     }
@@ -96,6 +102,7 @@ impl fmt::Display for ItemId {
             Self::Card(id) => write!(f, "card {id}"),
             Self::Request(id) => write!(f, "request {id}"),
             Self::Job(id) => write!(f, "job {id}"),
+            Self::Certificate(id) => write!(f, "certificate {id}"),
             Self::New(place) => write!(f, "new {place}"),
         }
     }
@@ -111,12 +118,16 @@ pub struct Needs {
     pub job: bool,
     /// The other open orders of that user.
     pub open_orders: bool,
+    /// The other active cards of that user.
+    pub active_cards: bool,
+    /// The certificates of the card.
+    pub certificates: bool,
 }
 
 impl Needs {
     /// Nothing besides the item itself.
     pub const fn nothing() -> Self {
-        Self { user: false, job: false, open_orders: false }
+        Self { user: false, job: false, open_orders: false, active_cards: false, certificates: false }
     }
 
     /// Also the user.
@@ -136,6 +147,18 @@ impl Needs {
     pub const fn open_orders(self) -> Self {
         Self { open_orders: true, ..self }
     }
+
+    /// Also the active cards of the user.
+    #[must_use]
+    pub const fn active_cards(self) -> Self {
+        Self { active_cards: true, ..self }
+    }
+
+    /// Also the certificates of the card.
+    #[must_use]
+    pub const fn certificates(self) -> Self {
+        Self { certificates: true, ..self }
+    }
 }
 
 /// One item with what was loaded for it.
@@ -146,7 +169,7 @@ pub struct Item {
     pub id: ItemId,
     /// The user, if wanted and there.
     pub user: Option<User>,
-    /// The card: the item itself, or the one that the request or job is about.
+    /// The card: the item itself, or the one that the request, job or certificate is about.
     pub card: Option<Card>,
     /// The request: the item itself.
     pub request: Option<ApprovalRequest>,
@@ -154,12 +177,28 @@ pub struct Item {
     pub job: Option<Job>,
     /// The user's open orders other than the item's own card.
     pub open_orders: Vec<CardId>,
+    /// The user's active cards other than the item's own card.
+    pub active_cards: Vec<CardId>,
+    /// The certificate: the item itself.
+    pub certificate: Option<Certificate>,
+    /// The certificates of the card, if wanted.
+    pub certificates: Vec<Certificate>,
 }
 
 impl Item {
     /// An item of which nothing is known yet.
     pub const fn new(id: ItemId) -> Self {
-        Self { id, user: None, card: None, request: None, job: None, open_orders: Vec::new() }
+        Self {
+            id,
+            user: None,
+            card: None,
+            request: None,
+            job: None,
+            open_orders: Vec::new(),
+            active_cards: Vec::new(),
+            certificate: None,
+            certificates: Vec::new(),
+        }
     }
 
     /// The user, or a refusal that names the item.
@@ -184,6 +223,14 @@ impl Item {
     /// [`RefusalCode::NotFound`].
     pub fn take_request(&mut self) -> Result<ApprovalRequest, Refusal> {
         self.request.take().ok_or_else(|| Refusal::not_found(&self.id, "request"))
+    }
+
+    /// The certificate, or a refusal that names the item.
+    ///
+    /// # Errors
+    /// [`RefusalCode::NotFound`].
+    pub fn take_certificate(&mut self) -> Result<Certificate, Refusal> {
+        self.certificate.take().ok_or_else(|| Refusal::not_found(&self.id, "certificate"))
     }
 
     /// The job, or a refusal that names the item.
@@ -294,10 +341,12 @@ pub enum Outcome {
         /// The object that was made or changed, as text.
         object: String,
     },
-    /// Sent, and whether it was accepted is unknown: a person must settle it.
+    /// Tried, and whether it was done is unknown: a person must settle it.
     InDoubt {
-        /// The card.
-        card: CardId,
+        /// The job that is in doubt.
+        job: JobId,
+        /// The card it is about, if it is about one.
+        card: Option<CardId>,
         /// What happened.
         reason: String,
     },

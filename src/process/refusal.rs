@@ -71,6 +71,14 @@ pub enum RefusalCode {
     ProductionType,
     /// A required card element is missing, or one is too long; or an attribute of the user cannot be copied onto a card.
     CardElement,
+    /// The user already has an active card, and only one is allowed.
+    ActiveCard,
+    /// A kind of certificate, or a reason to revoke one, that is not offered here.
+    Certificate,
+    /// An order id is missing, or is none.
+    OrderId,
+    /// The office has no personalizer or no certificate authority.
+    NotEquipped,
     /// An option function failed for this item.
     OptionFailed,
     /// The approver is the requester or the holder, or the one who withdraws is not the requester.
@@ -83,6 +91,8 @@ pub enum RefusalCode {
     Store,
     /// The queued order waits, since its user is not active any more or the bureau is unavailable.
     HeldBack,
+    /// The process planned something that cannot be stored, such as a change without its history entry.
+    BadPlan,
     /// The run was stopped before this item.
     Stopped,
     /// A refusal of a host's own process.
@@ -105,12 +115,17 @@ impl fmt::Display for RefusalCode {
             Self::OpenOrder => "open order",
             Self::ProductionType => "production type",
             Self::CardElement => "card element",
+            Self::ActiveCard => "active card",
+            Self::Certificate => "certificate",
+            Self::OrderId => "order id",
+            Self::NotEquipped => "not equipped",
             Self::OptionFailed => "option failed",
             Self::Person => "wrong person",
             Self::NumbersExhausted => "numbers exhausted",
             Self::ChangedMeanwhile => "changed meanwhile",
             Self::Store => "store",
             Self::HeldBack => "held back",
+            Self::BadPlan => "bad plan",
             Self::Stopped => "stopped",
             Self::Custom(name) => name,
         })

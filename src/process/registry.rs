@@ -175,6 +175,13 @@ fn standard_processes() -> Vec<Arc<dyn Process>> {
         Arc::new(temporary_cards::Order::new()),
         Arc::new(cards::Approval::new()),
         Arc::new(cards::AbortRequest::new()),
+        Arc::new(cards::RequestMultiple::new()),
+        Arc::new(cards::Produce::issue_multiple()),
+        Arc::new(cards::Produce::repeat()),
+        Arc::new(cards::Activate::new()),
+        Arc::new(cards::Lock::new()),
+        Arc::new(cards::SyncOrphans::new()),
+        Arc::new(external_production::Sync::productions()),
         Arc::new(cards::ResolveDoubt::new()),
     ]
 }

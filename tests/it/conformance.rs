@@ -10,13 +10,13 @@ use cardwright::adapters::sqlite::{SqliteOptions, SqliteRepository};
 use cardwright::conformance::card_repository::{check, check_all, clauses};
 use cardwright::conformance::{Call, Kit, StoreFactory, block_on, on_threads};
 use cardwright::host::{
-    CardQuery, CardRepository, ClaimRequest, Clock, CommitError, FeedPage, JobQuery, Notifier, NotifyOutcome,
-    RepositoryError, RequestQuery, TextPrefix, UserFilter, UserRepository,
+    CardQuery, CardRepository, CertificateQuery, ClaimRequest, Clock, CommitError, FeedPage, JobQuery, Notifier,
+    NotifyOutcome, RepositoryError, RequestQuery, TextPrefix, UserFilter, UserRepository,
 };
 use cardwright::{
-    ActorId, ApprovalRequest, Attempt, Card, CardId, CardKind, CardState, ChainKey, ChangeSet, Conflict, HistoryEntry,
-    Job, JobId, ObjectId, Record, RequestId, Reservation, Route, RunId, Stamp, StoredId, SymbolicName, Task, User,
-    UserId, UserState, Why, fold,
+    ActorId, ApprovalRequest, Attempt, Card, CardId, CardKind, CardState, Certificate, CertificateId, ChainKey,
+    ChangeSet, Conflict, HistoryEntry, Job, JobId, ObjectId, Record, RequestId, Reservation, Route, RunId, Stamp,
+    StateAtCa, StoredId, SymbolicName, Task, User, UserId, UserState, Why, fold,
 };
 use futures::future::{FutureExt as _, join_all};
 use uuid::Uuid;
@@ -66,31 +66,30 @@ fn checks_can_run_as_one_task() {
 }
 
 #[test]
-fn every_clause_of_the_contract_has_a_check() {
-    let source = include_str!("../../src/host/card_repository.rs");
-    let named: Vec<&str> = source
-        .lines()
-        .filter_map(|line| line.strip_prefix("/// - **`"))
-        .filter_map(|line| line.split_once("`**"))
-        .map(|(clause, _)| clause)
-        .collect();
-    assert_eq!(named, clauses());
-}
-
-#[test]
 fn every_broken_store_is_caught() {
     let flaws = [
         (Flaw::IgnoresStaleVersions, "stale_version_is_refused"),
         (Flaw::IgnoresStaleVersions, "numbers_are_never_drawn_twice"),
         (Flaw::IgnoresStaleVersions, "attempt_is_fenced"),
+        (Flaw::IgnoresStaleCertificates, "stale_version_is_refused"),
+        (Flaw::IgnoresStaleCertificates, "commit_is_atomic"),
+        (Flaw::NamesNoStaleCertificates, "every_conflict_is_named"),
         (Flaw::NamesOnlyTheFirstConflict, "every_conflict_is_named"),
         (Flaw::OverwritesReservations, "reservation_has_one_holder"),
         (Flaw::ClaimLeavesTheVersion, "claim_gives_due_open_jobs_once"),
         (Flaw::StoresPartOfARefusedCommit, "commit_is_atomic"),
+        (Flaw::StoresCertificatesOfARefusedCommit, "commit_is_atomic"),
+        (Flaw::StoresCertificatesOfARefusedCommit, "every_conflict_is_named"),
+        (Flaw::ForgetsTheStateAtTheCa, "stored_objects_come_back_equal"),
+        (Flaw::ForgetsProductions, "stored_objects_come_back_equal"),
         (Flaw::CutsTimesToSeconds, "stored_objects_come_back_equal"),
         (Flaw::PagesBeginWithTheLast, "pages_are_stable"),
         (Flaw::FullPagesLackOne, "pages_are_stable"),
         (Flaw::PagesAreBackwards, "pages_are_stable"),
+        (Flaw::FullCertificatePagesLackOne, "pages_are_stable"),
+        (Flaw::CertificatePagesAreBackwards, "pages_are_stable"),
+        (Flaw::CertificatePagesIgnoreTheCard, "queries_filter"),
+        (Flaw::CertificatePagesIgnoreTheState, "queries_filter"),
         (Flaw::IgnoresTexts, "queries_filter"),
         (Flaw::MatchesTextsAnywhere, "queries_filter"),
         (Flaw::ClaimsAlsoEarly, "claim_gives_due_open_jobs_once"),
@@ -100,9 +99,11 @@ fn every_broken_store_is_caught() {
         (Flaw::ReleasesNothing, "released_job_can_be_claimed_at_once"),
         (Flaw::AttemptsAreNotFenced, "attempt_is_fenced"),
         (Flaw::HistoryIsBackwards, "history_is_in_order"),
+        (Flaw::CertificatesHaveNoHistory, "history_is_in_order"),
         (Flaw::FeedSkips, "feed_loses_nothing"),
         (Flaw::FeedRepeats, "feed_loses_nothing"),
         (Flaw::ForgetsWhenOpenedAgain, "stored_is_stored"),
+        (Flaw::KeepsNoCertificates, "stored_is_stored"),
     ];
     let caught: Vec<&str> = flaws.iter().map(|(_, clause)| *clause).collect();
     for clause in clauses() {
@@ -347,14 +348,23 @@ impl StoreFactory for SqliteFactory {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Flaw {
     IgnoresStaleVersions,
+    IgnoresStaleCertificates,
+    NamesNoStaleCertificates,
     NamesOnlyTheFirstConflict,
     OverwritesReservations,
     ClaimLeavesTheVersion,
     StoresPartOfARefusedCommit,
+    StoresCertificatesOfARefusedCommit,
+    ForgetsTheStateAtTheCa,
+    ForgetsProductions,
     CutsTimesToSeconds,
     PagesBeginWithTheLast,
     FullPagesLackOne,
     PagesAreBackwards,
+    FullCertificatePagesLackOne,
+    CertificatePagesAreBackwards,
+    CertificatePagesIgnoreTheCard,
+    CertificatePagesIgnoreTheState,
     IgnoresTexts,
     MatchesTextsAnywhere,
     ClaimsAlsoEarly,
@@ -364,9 +374,11 @@ enum Flaw {
     ReleasesNothing,
     AttemptsAreNotFenced,
     HistoryIsBackwards,
+    CertificatesHaveNoHistory,
     FeedSkips,
     FeedRepeats,
     ForgetsWhenOpenedAgain,
+    KeepsNoCertificates,
 }
 
 /// A store in memory with one flaw.
@@ -398,6 +410,11 @@ impl Broken {
                         for card in changes.cards.iter_mut().filter(|card| ObjectId::Card(card.id) == *object) {
                             card.version = *found;
                         }
+                        for one in changes.certificates.iter_mut() {
+                            if ObjectId::Certificate(one.id) == *object {
+                                one.version = *found;
+                            }
+                        }
                         for request in changes.requests.iter_mut().filter(|one| ObjectId::Request(one.id) == *object) {
                             request.version = *found;
                         }
@@ -408,6 +425,13 @@ impl Broken {
                         }
                     }
                 },
+                Conflict::Version { object: StoredId::Object(ObjectId::Certificate(id)), found, .. }
+                    if self.has(Flaw::IgnoresStaleCertificates) =>
+                {
+                    for one in changes.certificates.iter_mut().filter(|one| one.id == *id) {
+                        one.version = *found;
+                    }
+                }
                 Conflict::Taken { key, owner } if self.has(Flaw::OverwritesReservations) => {
                     changes.releases.push(Reservation { key: key.clone(), owner: owner.clone() });
                 }
@@ -426,10 +450,28 @@ impl CardRepository for Broken {
             other => return other,
         };
         match self.flaw {
-            Flaw::IgnoresStaleVersions | Flaw::OverwritesReservations => {
+            Flaw::IgnoresStaleVersions | Flaw::IgnoresStaleCertificates | Flaw::OverwritesReservations => {
                 self.store.commit(&self.forced(changes.clone(), &refused)).await
             }
             Flaw::NamesOnlyTheFirstConflict => Err(CommitError::Conflicts(refused[..1].to_vec())),
+            Flaw::NamesNoStaleCertificates => {
+                let is_of_a_certificate = |conflict: &Conflict| {
+                    let certificate = |object: &StoredId| matches!(object, StoredId::Object(ObjectId::Certificate(_)));
+                    matches!(conflict, Conflict::Version { object, .. } if certificate(object))
+                };
+                let mut named = refused;
+                named.retain(|conflict| !is_of_a_certificate(conflict));
+                Err(CommitError::Conflicts(named))
+            }
+            Flaw::StoresCertificatesOfARefusedCommit => {
+                // Those of them that nothing stands against.
+                for certificate in &changes.certificates {
+                    let mut one = ChangeSet::new();
+                    one.certificates.push(certificate.clone());
+                    let _: Result<(), CommitError> = self.store.commit(&one).await;
+                }
+                Err(CommitError::Conflicts(refused))
+            }
             Flaw::StoresPartOfARefusedCommit => {
                 let mut records = ChangeSet::new();
                 records.records.clone_from(&changes.records);
@@ -446,6 +488,9 @@ impl CardRepository for Broken {
             for card in &mut cards {
                 card.created = chrono::SubsecRound::trunc_subsecs(card.created, 0);
             }
+        }
+        if self.has(Flaw::ForgetsProductions) {
+            cards.iter_mut().for_each(|card| card.production = None);
         }
         Ok(cards)
     }
@@ -508,6 +553,40 @@ impl CardRepository for Broken {
         limit: usize,
     ) -> Result<Vec<ApprovalRequest>, RepositoryError> {
         self.store.request_page(query, after, limit).await
+    }
+
+    async fn certificates(&self, ids: &[CertificateId]) -> Result<Vec<Certificate>, RepositoryError> {
+        if self.has(Flaw::KeepsNoCertificates) {
+            return Ok(Vec::new());
+        }
+        let mut certificates = self.store.certificates(ids).await?;
+        if self.has(Flaw::ForgetsTheStateAtTheCa) {
+            certificates.iter_mut().for_each(|certificate| certificate.at_ca = StateAtCa::Valid);
+        }
+        Ok(certificates)
+    }
+
+    async fn certificate_page(
+        &self,
+        query: &CertificateQuery,
+        after: Option<CertificateId>,
+        limit: usize,
+    ) -> Result<Vec<Certificate>, RepositoryError> {
+        let mut query = query.clone();
+        if self.has(Flaw::CertificatePagesIgnoreTheCard) {
+            query.cards.clear();
+        }
+        if self.has(Flaw::CertificatePagesIgnoreTheState) {
+            query.states.clear();
+        }
+        let mut page = self.store.certificate_page(&query, after, limit).await?;
+        if self.has(Flaw::FullCertificatePagesLackOne) && page.len() == limit {
+            page.remove(1);
+        }
+        if self.has(Flaw::CertificatePagesAreBackwards) {
+            page.reverse();
+        }
+        Ok(page)
     }
 
     async fn records(&self, keys: &[String]) -> Result<Vec<Record>, RepositoryError> {
@@ -581,6 +660,9 @@ impl CardRepository for Broken {
         let mut history = self.store.history(object, after, limit).await?;
         if self.has(Flaw::HistoryIsBackwards) {
             history.reverse();
+        }
+        if self.has(Flaw::CertificatesHaveNoHistory) && matches!(object, ObjectId::Certificate(_)) {
+            history.clear();
         }
         Ok(history)
     }

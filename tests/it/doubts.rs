@@ -191,8 +191,6 @@ fn a_doubt_is_settled_with_a_reason_and_an_order_id_where_there_is_one() {
     for (values, missing) in [
         (&[("resolution", "give up")][..], "reason"),
         (&[("resolution", "give up"), ("reason", "  ")], "reason"),
-        (&[("resolution", "accepted"), ("reason", "asked")], "orderId"),
-        (&[("resolution", "accepted"), ("reason", "asked"), ("orderId", " ")], "orderId"),
         (&[("reason", "asked")], "resolution"),
     ] {
         let answer = Answer::ids([ItemId::Card(card)]);
@@ -201,6 +199,10 @@ fn a_doubt_is_settled_with_a_reason_and_an_order_id_where_there_is_one() {
             Err(Error::Answer(AnswerError::Missing { field, .. })) => assert_eq!(field, missing),
             other => panic!("{missing} is missing: {other:?}"),
         }
+    }
+    for order_id in [&[][..], &[("orderId", " ")], &[("orderId", "A\nB")]] {
+        let values = [&[("resolution", "accepted"), ("reason", "asked")], order_id].concat();
+        assert_eq!(code(&resolve(&office, card, &values)), RefusalCode::OrderId, "{order_id:?}");
     }
     assert_eq!(in_doubt(&office), [card]);
 }
@@ -432,7 +434,7 @@ fn without_the_queue_a_lost_answer_is_in_doubt_all_the_same() {
     office.bureau.next_place(PlaceScript::LoseReplyAfterAccepting);
     let (report, outcomes) = office.run(ORDER, &operator(), Answer::ids([user_item("u1")]));
     assert_eq!(report.in_doubt, 1, "{report:?}");
-    let Outcome::InDoubt { card, .. } = outcomes[0].1 else { panic!("{outcomes:?}") };
+    let Outcome::InDoubt { card: Some(card), .. } = outcomes[0].1 else { panic!("{outcomes:?}") };
     assert_eq!((office.state(card), in_doubt(&office)), (CardState::Processing, vec![card]));
 }
 

@@ -11,11 +11,12 @@ use cardwright::process::{
 };
 use cardwright::{
     Actor, ActorId, ApprovalRequest, Attempt, BureauTimes, Busy, Card, CardElement, CardId, CardKind, CardState,
-    Certificate, CertificateId, CertificateKind, CertificateState, ChainHead, ChainKey, Digest, ElementError, Failure,
-    FailurePhase, HistoryEntry, Interruption, Job, JobId, JobKind, JobState, Message, MessageId, MessageKind,
-    NumberRange, NumberRangeError, ObjectId, Order, ProductionType, ReadOut, Recipient, Record, Report, RequestId,
-    RequestState, Reservation, RevocationReason, Role, Route, Run, RunId, Stamp, State as _, SymbolicName, Task, User,
-    UserId, UserState, UserToCardMap, Why, Withdrawal, fold,
+    Certificate, CertificateId, CertificateKind, CertificateState, ChainHead, ChainKey, Delivery, Digest, ElementError,
+    Failure, FailurePhase, HistoryEntry, Interruption, IssuedCertificate, Job, JobId, JobKind, JobState, Message,
+    MessageId, MessageKind, NumberRange, NumberRangeError, ObjectId, Order, Production, ProductionType, ReadOut,
+    Recipient, Record, Report, RequestId, RequestState, Reservation, RevocationReason, Role, Route, Run, RunId,
+    SecretPlan, Stamp, State as _, StateAtCa, SymbolicName, Task, User, UserId, UserState, UserToCardMap, Why,
+    Withdrawal, fold,
 };
 use chrono::{DateTime, TimeZone as _, Utc};
 use proptest::prelude::*;
@@ -515,8 +516,24 @@ impl Scene {
         card.request = Some(RequestId::new(Uuid::from_u128(3)));
         card.busy = Some(Busy { job: job_id(2), since: noon(), in_doubt: true });
         card.reservations = vec!["open order/u1".to_owned()];
+        card.production = Some(production());
+        card.produced = Some(job_id(8));
+        card.chip_serial = Some("04:A1:🙂".to_owned());
         card.valid_until = Some(noon());
         card
+    }
+
+    fn certificate(&self, kind: CertificateKind) -> Certificate {
+        Certificate::issued(
+            CertificateId::new(Uuid::from_u128(4)),
+            CardId::new(Uuid::from_u128(1)),
+            kind,
+            job_id(8),
+            "0008-signature",
+            issued_certificate(),
+            &self.stamp(),
+        )
+        .0
     }
 
     fn request(&self) -> ApprovalRequest {
@@ -571,6 +588,32 @@ fn job_id(number: u128) -> JobId {
     JobId::new(Uuid::from_u128(number))
 }
 
+/// A production that has got as far as it can.
+fn production() -> Production {
+    Production {
+        id: job_id(9),
+        certificates: vec![CertificateKind::Signature, CertificateKind::Authentication],
+        card_end_state: CardState::Active,
+        certificate_end_state: CertificateState::Valid,
+        pin: SecretPlan { length: 6, delivery: Delivery::Print },
+        puk: SecretPlan { length: 8, delivery: Delivery::Email },
+        handle: Some("tray 3 / \"slot\" 7".to_owned()),
+        requests: BTreeMap::from([
+            (CertificateKind::Signature, "-----BEGIN CERTIFICATE REQUEST-----\nMIIB\n".to_owned()),
+            (CertificateKind::Encryption, String::new()),
+        ]),
+    }
+}
+
+fn issued_certificate() -> IssuedCertificate {
+    IssuedCertificate {
+        issuer: "CN=Office \"CA\", O=Ångström".to_owned(),
+        serial: "0a1b".to_owned(),
+        valid_until: noon(),
+        pem: "-----BEGIN CERTIFICATE-----\nMIIB\r\n-----END CERTIFICATE-----\n".to_owned(),
+    }
+}
+
 fn texts<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> BTreeMap<String, String> {
     pairs.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
 }
@@ -598,18 +641,55 @@ fn cards_and_certificates_come_back_as_they_were_stored() {
     for state in CardState::ALL {
         round_trip(&state);
     }
-    let (mut certificate, _) = Certificate::issued(
-        CertificateId::new(Uuid::from_u128(4)),
-        CardId::new(Uuid::from_u128(1)),
-        CertificateKind::Signature,
-        "CN=Office CA",
-        "0a1b",
-        noon(),
-        &scene.stamp(),
-    );
-    round_trip(&certificate);
+    for kind in CertificateKind::ALL {
+        round_trip(&scene.certificate(kind));
+    }
+    let mut certificate = scene.certificate(CertificateKind::Signature);
     certificate.transition(CertificateState::OnHold, &scene.stamp(), Why::code("held")).expect("allowed");
+    certificate.at_ca = StateAtCa::OnHold;
+    certificate.note(&scene.stamp(), Why::code("reconciled"));
     round_trip(&certificate);
+    round_trip(&issued_certificate());
+    for state in [StateAtCa::Valid, StateAtCa::OnHold, StateAtCa::Revoked, StateAtCa::Expired] {
+        round_trip(&state);
+    }
+}
+
+#[test]
+fn a_production_comes_back_as_it_was_stored() {
+    round_trip(&production());
+    round_trip(&Production { certificates: Vec::new(), handle: None, requests: BTreeMap::new(), ..production() });
+    for delivery in [Delivery::None, Delivery::Print, Delivery::Email] {
+        round_trip(&SecretPlan { length: 0, delivery });
+        round_trip(&delivery);
+    }
+}
+
+#[test]
+fn a_card_without_a_production_is_stored_as_before_there_was_one() {
+    let scene = Scene::new();
+    let stored = serde_json::to_value(scene.card()).expect("it can be stored");
+    for field in ["production", "produced", "chip_serial"] {
+        assert_eq!(stored.get(field), None, "{field}");
+    }
+    assert_eq!(serde_json::from_value::<Card>(stored).expect("it can be read"), scene.card());
+}
+
+#[test]
+fn a_certificate_is_current_while_it_is_of_the_last_good_production_and_has_not_ended() {
+    let scene = Scene::new();
+    let mut card = scene.card();
+    let mut certificate = scene.certificate(CertificateKind::Signature);
+    assert!(!certificate.is_current(&card), "a card that was not produced has none");
+    card.produced = Some(job_id(7));
+    assert!(!certificate.is_current(&card), "it is of another production");
+    card.produced = Some(certificate.production);
+    for (state, current) in
+        [(CertificateState::OnHold, true), (CertificateState::Valid, true), (CertificateState::Revoked, false)]
+    {
+        certificate.transition(state, &scene.stamp(), Why::code("moved")).expect("allowed");
+        assert_eq!(certificate.is_current(&card), current, "{state}");
+    }
 }
 
 #[test]
@@ -624,6 +704,11 @@ fn the_version_of_an_object_is_the_stores_and_is_not_stored_inside_it() {
     job.version = 9;
     let stored = serde_json::to_value(&job).expect("it can be stored");
     assert_eq!((stored.get("version"), stored.get("claim")), (None, None));
+    let mut certificate = scene.certificate(CertificateKind::Signature);
+    certificate.version = 9;
+    let stored = serde_json::to_value(&certificate).expect("it can be stored");
+    assert_eq!(stored.get("version"), None);
+    assert_eq!(serde_json::from_value::<Certificate>(stored).expect("it can be read").version, 0);
 }
 
 #[test]
@@ -669,9 +754,20 @@ fn jobs_of_every_task_come_back_as_they_were_stored() {
             locale: Some("de-CH".to_owned()),
         })
     };
+    let certificate = CertificateId::new(Uuid::from_u128(4));
     let tasks = [
         (Task::PlaceOrder { notify_holder: true, queued: true }, JobKind::PlaceOrder),
         (Task::TrackOrder { order_id: "O-1".to_owned() }, JobKind::TrackOrder),
+        (Task::PrepareCard, JobKind::PrepareCard),
+        (Task::IssueCertificate { kind: CertificateKind::Encryption }, JobKind::IssueCertificate),
+        (Task::HoldCertificate { certificate }, JobKind::HoldCertificate),
+        (Task::FinishCard, JobKind::FinishCard),
+        (Task::DiscardCard { handle: "tray 3 / \"slot\" 7".to_owned() }, JobKind::DiscardCard),
+        (Task::RemoveHold { certificate }, JobKind::RemoveHold),
+        (
+            Task::RevokeCertificate { certificate, reason: RevocationReason::CessationOfOperation },
+            JobKind::RevokeCertificate,
+        ),
         (message(MessageKind::CardOrdered, Recipient::Email("a@example.com".to_owned())), JobKind::Notify),
         (message(MessageKind::RequestWaiting, Recipient::Role(Role::Approver)), JobKind::Notify),
         (message(MessageKind::RequestApproved, Recipient::Actor(scene.actor.clone())), JobKind::Notify),
@@ -810,6 +906,7 @@ fn forms_answers_runs_and_reports_come_back_as_they_were_stored() {
         actor: scene.person(),
         form,
         options: texts([("CardsScriptOptions", "ba78")]),
+        seal: Digest::of("run"),
     });
     round_trip(&Report {
         run: run_id(7),
@@ -825,7 +922,11 @@ fn forms_answers_runs_and_reports_come_back_as_they_were_stored() {
         Outcome::card(&scene.full_card()),
         Outcome::Unchanged { state: "ordered".into() },
         Outcome::DoneEarlier { object: "card 1".to_owned() },
-        Outcome::InDoubt { card: CardId::new(Uuid::from_u128(1)), reason: "no answer".to_owned() },
+        Outcome::InDoubt {
+            job: JobId::new(Uuid::from_u128(1)),
+            card: Some(CardId::new(Uuid::from_u128(1))),
+            reason: "no answer".to_owned(),
+        },
         Outcome::Refused(Refusal::new(RefusalCode::Custom("own".to_owned()), "no")),
     ] {
         round_trip(&outcome);
@@ -837,8 +938,9 @@ fn every_revocation_reason_and_certificate_kind_comes_back_as_it_was_stored() {
     for name in ["unspecified", "keyCompromise", "cACompromise", "affiliationChanged", "aACompromise"] {
         round_trip(&RevocationReason::named(name).expect("a reason"));
     }
-    for kind in [CertificateKind::Authentication, CertificateKind::Signature, CertificateKind::Encryption] {
+    for kind in CertificateKind::ALL {
         round_trip(&kind);
+        assert_eq!(serde_json::to_value(kind).expect("it can be stored"), json!(kind.name()), "{kind}");
     }
     for state in [CertificateState::Issued, CertificateState::Valid, CertificateState::OnHold] {
         round_trip(&state);

@@ -4,13 +4,16 @@
 use std::sync::Arc;
 
 use cardwright::adapters::memory::{MemoryRepository, MemoryUsers, RecordingNotifier};
-use cardwright::adapters::simulator::{BureauBehaviour, SimulatedBureau, SimulatedClock};
-use cardwright::host::{AllowAll, CardRepository, Clock};
+use cardwright::adapters::simulator::{
+    BureauBehaviour, CaBehaviour, PersonalizerBehaviour, SimulatedBureau, SimulatedCa, SimulatedClock,
+    SimulatedPersonalizer,
+};
+use cardwright::host::{AllowAll, CardRepository, CertificateQuery, Clock};
 use cardwright::options::OptionSource;
 use cardwright::process::{Answer, HouseRules, ItemId, Outcome, Slot};
 use cardwright::{
-    Actor, ActorId, Card, CardElement, CardId, CardState, Engine, EngineBuilder, EngineSettings, Error, ObjectId,
-    ProductionType, Report, Role, RunId, User, UserId, UserState,
+    Actor, ActorId, Card, CardElement, CardId, CardState, Certificate, Engine, EngineBuilder, EngineSettings, Error,
+    ObjectId, ProductionType, Report, Role, RunId, User, UserId, UserState,
 };
 use chrono::{TimeZone as _, Utc};
 use futures::executor::block_on;
@@ -18,6 +21,7 @@ use uuid::Uuid;
 
 pub(crate) const ORDER: &str = "CardsAddonExtProdBoProcOrderMultiple";
 pub(crate) const ORDER_TEMPORARY: &str = "TempCardsAddonExtProdProcOrder";
+pub(crate) const REQUEST: &str = "CardsBoProcRequestMulitple";
 pub(crate) const UPDATE: &str = "CardsAddonExtProdProcUpdate";
 pub(crate) const ABORT: &str = "CardsAddonExtProdProcAbort";
 pub(crate) const APPROVAL: &str = "CardsProcApproval";
@@ -26,6 +30,13 @@ pub(crate) const REPEAT: &str = "CardsAddonExtProdProcRepeatOrder";
 pub(crate) const RESOLVE: &str = "CardsProcResolveDoubt";
 pub(crate) const SYNC_ORDERS: &str = "CardsAddonExtProdBatchSyncOrder";
 pub(crate) const SYNC_STATUS: &str = "CardsAddonExtProdBatchSyncStatus";
+pub(crate) const ISSUE: &str = "CardsBoProcIssueMultiple";
+pub(crate) const REPEAT_PRODUCTION: &str = "CardsProcRepeatProduction";
+pub(crate) const ACTIVATE: &str = "CardsProcActivate";
+pub(crate) const LOCK: &str = "CardsProcLock";
+pub(crate) const SYNC_PRODUCTION: &str = "CardsBatchSyncProduction";
+pub(crate) const SYNC_ORPHANS: &str = "CardsBatchSyncOrphans";
+pub(crate) const CARD_SCRIPT: &str = "CardsScriptOptions";
 pub(crate) const ORDER_SCRIPT: &str = "CardsAddonExtProdScriptOptions";
 pub(crate) const TEMPORARY_SCRIPT: &str = "TempCardsAddonExtProdScriptOptions";
 
@@ -34,6 +45,8 @@ pub(crate) struct Office {
     pub(crate) engine: Engine,
     pub(crate) clock: SimulatedClock,
     pub(crate) bureau: SimulatedBureau,
+    pub(crate) ca: SimulatedCa,
+    pub(crate) personalizer: SimulatedPersonalizer,
     pub(crate) users: MemoryUsers,
     pub(crate) mail: RecordingNotifier,
 }
@@ -59,19 +72,24 @@ impl Office {
     ) -> Self {
         let bureau =
             SimulatedBureau::new(7, Arc::new(clock.clone()) as Arc<dyn Clock>).behaving(BureauBehaviour::calm());
+        let ca = SimulatedCa::new(7, Arc::new(clock.clone())).behaving(CaBehaviour::calm());
+        let personalizer =
+            SimulatedPersonalizer::new(7, Arc::new(clock.clone())).behaving(PersonalizerBehaviour::calm());
         let users = MemoryUsers::new((1..=10).map(person).chain([gone()]));
         let mail = RecordingNotifier::new();
         let builder = Engine::builder()
             .repository(repository)
             .users(users.clone())
             .bureau(bureau.clone())
+            .certificate_authority(ca.clone())
+            .personalizer(personalizer.clone())
             .notifier(mail.clone())
             .access(AllowAll)
             .clock(clock.clone())
             .rules(rules())
             .settings(EngineSettings::new().chunk(4).orders_per_call(3));
         let engine = change(builder).build().expect("the engine has all its parts");
-        let office = Self { engine, clock, bureau, users, mail };
+        let office = Self { engine, clock, bureau, ca, personalizer, users, mail };
         for (process, slot) in [
             (UPDATE, Slot::Card(CardState::Ordered)),
             (UPDATE, Slot::Card(CardState::InProduction)),
@@ -130,6 +148,20 @@ impl Office {
             Outcome::Done { object: Some(ObjectId::Card(card)), .. } => card,
             other => panic!("{user} gets a card: {other:?}"),
         }
+    }
+
+    /// Requests a card that is made here, approved at once, and gives its id.
+    pub(crate) fn request(&self, user: &str) -> CardId {
+        match self.one(REQUEST, &operator(), user_item(user), &[]) {
+            Outcome::Done { object: Some(ObjectId::Card(card)), .. } => card,
+            other => panic!("{user} gets a card: {other:?}"),
+        }
+    }
+
+    /// The certificates of a card, by id.
+    pub(crate) fn certificates(&self, card: CardId) -> Vec<Certificate> {
+        let query = CertificateQuery { cards: vec![card], ..CertificateQuery::default() };
+        block_on(self.engine.certificate_page(&query, None, 1000)).expect("certificates can be read")
     }
 
     /// Runs a background sync.

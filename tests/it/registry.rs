@@ -22,8 +22,8 @@ use futures::FutureExt as _;
 use futures::executor::block_on;
 
 use crate::office::{
-    ABORT, ABORT_REQUEST, APPROVAL, ORDER, ORDER_SCRIPT, ORDER_TEMPORARY, Office, REPEAT, RESOLVE, SYNC_ORDERS,
-    SYNC_STATUS, UPDATE, administrator, approver, operator, person, service, user_id, user_item,
+    ABORT, ABORT_REQUEST, APPROVAL, ORDER, ORDER_SCRIPT, ORDER_TEMPORARY, Office, REPEAT, REQUEST, RESOLVE,
+    SYNC_ORDERS, SYNC_STATUS, UPDATE, administrator, approver, operator, person, service, user_id, user_item,
 };
 use crate::watched::{jobs, second, store};
 
@@ -450,7 +450,7 @@ fn commands_are_what_may_be_started_now_and_explain_says_why_not() {
         let found = block_on(office.engine.explain(process, item, actor)).unwrap();
         found.into_iter().map(|refusal| refusal.code).collect()
     };
-    assert_eq!(commands(&user_item("u1"), &operator()), [ORDER]);
+    assert_eq!(commands(&user_item("u1"), &operator()), [ORDER, REQUEST]);
     assert_eq!(commands(&user_item("gone"), &operator()), [""; 0]);
     assert_eq!(why(ORDER, &user_item("gone"), &operator()), [RefusalCode::UserNotActive]);
     assert_eq!(why(ORDER, &user_item("nobody"), &operator()), [RefusalCode::NotFound]);

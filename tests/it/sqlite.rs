@@ -13,11 +13,13 @@ use cardwright::adapters::memory::ManualClock;
 use cardwright::adapters::sqlite::{SqliteOptions, SqliteRepository};
 use cardwright::conformance::block_on as wait;
 use cardwright::host::{
-    CardQuery, CardRepository, ClaimRequest, Clock as _, CommitError, JobQuery, RepositoryError, TextPrefix,
+    CardQuery, CardRepository, CertificateQuery, ClaimRequest, Clock as _, CommitError, JobQuery, RepositoryError,
+    RequestQuery, TextPrefix,
 };
 use cardwright::{
-    ActorId, Busy, Card, CardId, CardKind, CardState, ChainKey, ChangeSet, Conflict, Job, JobId, JobKind, JobState,
-    ObjectId, Record, Reservation, Route, RunId, Stamp, StoredId, SymbolicName, Task, UserId, Why,
+    ActorId, Busy, Card, CardId, CardKind, CardState, Certificate, CertificateId, CertificateKind, CertificateState,
+    ChainKey, ChangeSet, Conflict, IssuedCertificate, Job, JobId, JobKind, JobState, ObjectId, Record, Reservation,
+    Route, RunId, Stamp, StoredId, SymbolicName, Task, UserId, Why, verify_chain,
 };
 use chrono::{DateTime, TimeDelta, Utc};
 use tempfile::TempDir;
@@ -95,6 +97,21 @@ impl Office {
         card
     }
 
+    fn certificate(&self, changes: &mut ChangeSet, card: CardId) -> Certificate {
+        let issued = IssuedCertificate {
+            issuer: "CN=Office CA".to_owned(),
+            serial: "0a1b".to_owned(),
+            valid_until: self.at,
+            pem: "-----BEGIN CERTIFICATE-----".to_owned(),
+        };
+        let (id, production) = (CertificateId::new(fresh()), JobId::new(fresh()));
+        let kind = CertificateKind::Signature;
+        let (certificate, entry) = Certificate::issued(id, card, kind, production, "key", issued, &self.stamp());
+        changes.history.push(entry);
+        changes.certificates.push(certificate.clone());
+        certificate
+    }
+
     fn job(&self, changes: &mut ChangeSet) -> Job {
         let job =
             Job::new(JobId::new(fresh()), Task::PlaceOrder { notify_holder: false, queued: true }, None, &self.stamp());
@@ -124,6 +141,7 @@ fn what_is_stored_is_there_after_reopening() -> Tested {
     let office = Office::new();
     let mut changes = ChangeSet::new();
     let mut card = office.card(&mut changes, "1", "Ångström");
+    let mut certificate = office.certificate(&mut changes, card.id);
     let mut job = office.job(&mut changes);
     let record = Record::new("a\0b", serde_json::json!({"next": 7}));
     changes.records.push(record.clone());
@@ -136,7 +154,9 @@ fn what_is_stored_is_there_after_reopening() -> Tested {
     }
     let store = SqliteRepository::open(&path)?;
     card.version = 1;
+    certificate.version = 1;
     job.version = 1;
+    assert_eq!(wait(store.certificates(&[certificate.id, certificate.id]))?, [certificate]);
     assert_eq!(wait(store.cards(&[card.id, card.id, CardId::new(fresh())]))?, [card.clone()]);
     assert_eq!(wait(store.jobs(&[job.id]))?, [job]);
     assert_eq!(wait(store.records(&["a\0b".to_owned()]))?, [Record { version: 1, ..record }]);
@@ -155,6 +175,92 @@ fn what_is_stored_is_there_after_reopening() -> Tested {
     Ok(())
 }
 
+/// A file as the release with version 1 of the schema left it.
+fn version_1(path: &Path) -> Tested {
+    rusqlite::Connection::open(path)?.execute_batch(include_str!("sqlite_version_1.sql"))?;
+    Ok(())
+}
+
+/// The texts of all tables and indices.
+fn schema(path: &Path) -> rusqlite::Result<Vec<Option<String>>> {
+    let file = rusqlite::Connection::open(path)?;
+    let mut texts = file.prepare("SELECT sql FROM sqlite_schema ORDER BY type, name")?;
+    texts.query_map([], |row| row.get(0))?.collect()
+}
+
+#[test]
+fn a_file_of_version_1_is_brought_up_to_date_with_all_that_it_holds() -> Tested {
+    let (_folder, path) = folder();
+    version_1(&path)?;
+    let store = SqliteRepository::open(&path)?;
+
+    let number = |number: u128| Uuid::from_u128(number);
+    let holder = UserId::new("CN=Ångström, Åsa")?;
+    let cards = wait(store.cards(&[1, 2, 3, 4].map(|card| CardId::new(number(card)))))?;
+    let states: Vec<CardState> = cards.iter().map(Card::state).collect();
+    assert_eq!(states, [CardState::Requested, CardState::Processing, CardState::Approved]);
+    for card in &cards {
+        assert_eq!((card.version, card.holder.as_ref()), (1, Some(&holder)));
+        assert_eq!((&card.production, card.produced, &card.chip_serial), (&None, None, &None));
+        let history = wait(store.history(&ObjectId::Card(card.id), 0, 10))?;
+        verify_chain(&ObjectId::Card(card.id), &history, &card.history, &ChainKey::none())?;
+    }
+    for query in [
+        CardQuery { holders: vec![holder.clone()], ..CardQuery::default() },
+        CardQuery { text: vec![TextPrefix::new("surname", "ÅNG")], ..CardQuery::default() },
+        CardQuery { production_types: vec!["badge".to_owned()], ..CardQuery::default() },
+        CardQuery { states, ..CardQuery::default() },
+    ] {
+        assert_eq!(wait(store.card_page(&query, None, 10))?, cards, "{query:?}");
+    }
+    assert_eq!(wait(store.request_page(&RequestQuery::default(), None, 10))?.len(), 1);
+    assert_eq!(wait(store.records(&["numbers/cards".to_owned()]))?.len(), 1);
+    assert_eq!(wait(store.reservations(&[format!("open-order/{holder}")]))?.len(), 1);
+    assert_eq!(wait(store.changes_since(None, 99))?.entries.len(), 7);
+    // The numbers of the kinds are in the file.
+    for (job, kind) in (11..).zip([JobKind::PlaceOrder, JobKind::TrackOrder, JobKind::Notify, JobKind::Custom]) {
+        let jobs = wait(store.job_page(&JobQuery { kinds: vec![kind], states: Vec::new() }, None, 10))?;
+        assert_eq!(jobs.iter().map(|job| (job.id, job.kind())).collect::<Vec<_>>(), [(JobId::new(number(job)), kind)]);
+        assert_eq!(jobs[0].claim.is_some(), kind == JobKind::TrackOrder);
+    }
+
+    let office = Office::new();
+    let mut changes = ChangeSet::new();
+    let mut card = cards[2].clone();
+    changes.move_card(&mut card, CardState::Issued, &office.stamp(), Why::code("issued"))?;
+    let mut certificate = office.certificate(&mut changes, card.id);
+    changes.put_card(card);
+    wait(store.commit(&changes))?;
+    let query = CertificateQuery { cards: vec![certificate.card], states: vec![CertificateState::Issued] };
+    certificate.version = 1;
+    assert_eq!(wait(store.certificate_page(&query, None, 10))?, [certificate]);
+    assert_eq!(wait(store.cards(&[cards[2].id]))?[0].version, 2);
+    close(store, &path);
+
+    let new = path.with_extension("new.db");
+    close(SqliteRepository::open(&new)?, &new);
+    assert_eq!(schema(&path)?, schema(&new)?, "an old file and a new one have the same schema");
+    Ok(())
+}
+
+#[test]
+fn many_can_bring_an_old_file_up_to_date_at_once() -> Tested {
+    let (_folder, path) = folder();
+    version_1(&path)?;
+    let start = Barrier::new(4);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                start.wait();
+                let store = SqliteRepository::open(&path).unwrap();
+                assert_eq!(wait(store.certificate_page(&CertificateQuery::default(), None, 10)).unwrap(), []);
+                assert_eq!(wait(store.card_page(&CardQuery::default(), None, 10)).unwrap().len(), 3);
+            });
+        }
+    });
+    Ok(())
+}
+
 #[test]
 fn a_newer_schema_is_refused() -> Tested {
     let (_folder, path) = folder();
@@ -162,7 +268,7 @@ fn a_newer_schema_is_refused() -> Tested {
     rusqlite::Connection::open(&path)?.pragma_update(None, "user_version", 99)?;
     match SqliteRepository::open(&path) {
         Err(RepositoryError::Rejected { reason, .. }) => {
-            assert!(reason.contains("cards.db") && reason.contains("99") && reason.contains("up to 1"), "{reason}");
+            assert!(reason.contains("cards.db") && reason.contains("99") && reason.contains("up to 2"), "{reason}");
         }
         other => panic!("{other:?}"),
     }
@@ -331,6 +437,7 @@ fn every_conflict_is_named_and_nothing_is_stored() -> Tested {
     let store = SqliteRepository::open(&path)?;
     let mut changes = ChangeSet::new();
     let card = office.card(&mut changes, "1", "Meier");
+    let certificate = office.certificate(&mut changes, card.id);
     let job = office.job(&mut changes);
     changes.records.push(Record::new("options", serde_json::json!(1)));
     changes.takes.push(reservation("held", "somebody"));
@@ -342,6 +449,9 @@ fn every_conflict_is_named_and_nothing_is_stored() -> Tested {
     wrong.cards[1].version = 4;
     wrong.cards.push(other.clone());
     wrong.cards.push(card.clone());
+    let mut unknown = office.certificate(&mut wrong, card.id);
+    unknown.version = 3;
+    wrong.certificates = vec![certificate.clone(), unknown.clone()];
     wrong.jobs.push(Job { version: 7, ..job.clone() });
     wrong.records.push(Record { version: 2, ..Record::new("options", serde_json::json!(2)) });
     wrong.releases.extend([reservation("held", "another"), reservation("free", "me")]);
@@ -352,6 +462,8 @@ fn every_conflict_is_named_and_nothing_is_stored() -> Tested {
         version(of_card(missing.id), 4, 0),
         version(of_card(other.id), 0, 1),
         version(of_card(card.id), 0, 1),
+        version(StoredId::Object(ObjectId::Certificate(certificate.id)), 0, 1),
+        version(StoredId::Object(ObjectId::Certificate(unknown.id)), 3, 0),
         version(StoredId::Job(job.id), 7, 1),
         version(StoredId::Object(ObjectId::Record("options".to_owned())), 2, 1),
         Conflict::NotHeld { key: "held".to_owned(), owner: "another".to_owned() },

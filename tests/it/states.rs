@@ -6,9 +6,9 @@ use std::{env, fs};
 
 use cardwright::{
     Actor, ActorId, ApprovalRequest, Card, CardId, CardKind, CardState, Certificate, CertificateId, CertificateKind,
-    CertificateState, ChainError, ChainHead, ChainKey, Digest, HistoryEntry, ObjectId, RequestId, RequestState, Role,
-    Route, RunId, Stamp, State, StateGraph, SymbolicName, TransitionError, UserId, UserState, Why, card_graph,
-    certificate_graph, request_graph, user_graph, verify_chain,
+    CertificateState, ChainError, ChainHead, ChainKey, Digest, HistoryEntry, IssuedCertificate, JobId, ObjectId,
+    RequestId, RequestState, Role, Route, RunId, Stamp, State, StateGraph, SymbolicName, TransitionError, UserId,
+    UserState, Why, card_graph, certificate_graph, request_graph, user_graph, verify_chain,
 };
 use chrono::{DateTime, TimeDelta, TimeZone as _, Utc};
 use proptest::prelude::*;
@@ -364,12 +364,12 @@ trait Walker: Clone + PartialEq + std::fmt::Debug {
     fn object(&self) -> ObjectId;
     fn head(&self) -> ChainHead;
     fn step(&mut self, to: Self::State, stamp: &Stamp<'_>, why: Why<'_>) -> Result<HistoryEntry, Box<TransitionError>>;
-    /// A change that leaves the state as it is, where the object has such changes.
-    fn note(&mut self, stamp: &Stamp<'_>, why: Why<'_>) -> Option<HistoryEntry>;
+    /// A change that leaves the state as it is.
+    fn note(&mut self, stamp: &Stamp<'_>, why: Why<'_>) -> HistoryEntry;
 }
 
 macro_rules! walker {
-    ($object:ty, $state:ty, $all:expr, $id:ident, $graph:expr, $note:expr) => {
+    ($object:ty, $state:ty, $all:expr, $id:ident, $graph:expr) => {
         impl Walker for $object {
             type State = $state;
             const ALL: &'static [$state] = &$all;
@@ -393,8 +393,8 @@ macro_rules! walker {
             ) -> Result<HistoryEntry, Box<TransitionError>> {
                 self.transition(to, stamp, why).map_err(Box::new)
             }
-            fn note(&mut self, stamp: &Stamp<'_>, why: Why<'_>) -> Option<HistoryEntry> {
-                $note(self, stamp, why)
+            fn note(&mut self, stamp: &Stamp<'_>, why: Why<'_>) -> HistoryEntry {
+                <$object>::note(self, stamp, why)
             }
         }
     };
@@ -410,25 +410,9 @@ const CERTIFICATE_STATES: [CertificateState; 5] = [
 const REQUEST_STATES: [RequestState; 4] =
     [RequestState::Open, RequestState::Approved, RequestState::Rejected, RequestState::Aborted];
 
-walker!(Card, CardState, CardState::ALL, Card, Card::graph, |card: &mut Card, stamp, why| Some(Card::note(
-    card, stamp, why
-)));
-walker!(
-    Certificate,
-    CertificateState,
-    CERTIFICATE_STATES,
-    Certificate,
-    |_: &Certificate| certificate_graph(),
-    |_: &mut Certificate, _, _| None
-);
-walker!(
-    ApprovalRequest,
-    RequestState,
-    REQUEST_STATES,
-    Request,
-    |_: &ApprovalRequest| request_graph(),
-    |request: &mut ApprovalRequest, stamp, why| Some(ApprovalRequest::note(request, stamp, why))
-);
+walker!(Card, CardState, CardState::ALL, Card, Card::graph);
+walker!(Certificate, CertificateState, CERTIFICATE_STATES, Certificate, |_: &Certificate| certificate_graph());
+walker!(ApprovalRequest, RequestState, REQUEST_STATES, Request, |_: &ApprovalRequest| request_graph());
 
 /// Who, by which process, in which run: what all entries of a walk share.
 struct Circumstances {
@@ -504,9 +488,14 @@ fn new_certificate(stamp: &Stamp<'_>) -> (Certificate, HistoryEntry) {
         CertificateId::new(Uuid::from_u128(2)),
         CardId::new(Uuid::from_u128(1)),
         CertificateKind::Authentication,
-        "CN=Office CA",
-        "0a1b",
-        moment(0),
+        JobId::new(Uuid::from_u128(4)),
+        "0004-authentication",
+        IssuedCertificate {
+            issuer: "CN=Office CA".to_owned(),
+            serial: "0a1b".to_owned(),
+            valid_until: moment(0),
+            pem: "-----BEGIN CERTIFICATE-----".to_owned(),
+        },
         stamp,
     )
 }
@@ -563,7 +552,7 @@ fn walk_from<W: Walker>(
         let to = match step {
             Step::Stay(text) => {
                 let why = Why { code: "noted", reference: Some("order 7"), text: text.as_deref() };
-                entries.extend(object.note(&stamp, why));
+                entries.push(object.note(&stamp, why));
                 prop_assert_eq!(object.now(), from);
                 continue;
             }

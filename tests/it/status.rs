@@ -187,7 +187,7 @@ fn a_bureau_that_does_not_answer_for_now_is_asked_again_and_nothing_changes() {
     office.bureau.outage(office.clock.now() + chrono::TimeDelta::minutes(10));
     let before = office.card(card);
     let report = office.sync(SYNC_STATUS);
-    assert_eq!(report.unchanged, 1, "{report:?}");
+    assert_eq!(report.refused.get(&RefusalCode::HeldBack), Some(&1), "{report:?}");
     assert_eq!(office.card(card), before);
     office.clock.advance(Duration::from_secs(11 * 60));
     office.sync(SYNC_STATUS);

@@ -1,20 +1,24 @@
-//! Parts of an office that tests look over the shoulder of: a store that counts its calls and lets a test act at the moment
-//! of a commit, a bureau that lets a test act while an order is being sent, and a second engine on the same store.
+//! Parts of an office that tests look over the shoulder of: a store that counts its calls, fails where a test wants it and lets
+//! a test act at the moment of a commit, a bureau that lets a test act while an order is being sent, and a second engine on the
+//! same store.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::future::poll_fn;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::task::Poll;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use cardwright::adapters::memory::MemoryRepository;
 use cardwright::adapters::simulator::{SimulatedBureau, SimulatedClock};
 use cardwright::host::{
-    CardOrder, CardQuery, CardRepository, ClaimRequest, CommitError, FeedPage, FindOutcome, GoCardsProvider, JobQuery,
-    OrderStatus, PlaceOutcome, Placement, RepositoryError, RequestQuery, StatusOutcome,
+    CardOrder, CardQuery, CardRepository, CertificateQuery, ClaimRequest, CommitError, FeedPage, FindOutcome,
+    GoCardsProvider, JobQuery, OrderStatus, PlaceOutcome, Placement, RepositoryError, RequestQuery, StatusOutcome,
 };
 use cardwright::{
-    ApprovalRequest, Attempt, Card, CardId, CardState, ChangeSet, EngineBuilder, HistoryEntry, Job, JobId, ObjectId,
-    Record, RequestId, Reservation, UserId,
+    ApprovalRequest, Attempt, Card, CardId, CardState, Certificate, CertificateId, ChangeSet, EngineBuilder,
+    HistoryEntry, Job, JobId, ObjectId, Record, RequestId, Reservation, UserId,
 };
 
 use crate::office::{Office, clock};
@@ -28,17 +32,43 @@ fn act(hook: Option<Hook>) {
     }
 }
 
+/// Is not ready the first time that it is asked, as a call over a network would be.
+async fn pause() {
+    let mut asked = false;
+    poll_fn(|context| {
+        if std::mem::replace(&mut asked, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
 /// A store that counts, and fails or waits where a test wants it.
 pub(crate) struct Watched {
-    inner: MemoryRepository,
+    inner: Box<dyn CardRepository>,
     calls: Mutex<BTreeMap<&'static str, u64>>,
     before_commit: Mutex<VecDeque<Hook>>,
     failures: Mutex<VecDeque<Option<RepositoryError>>>,
+    lost: Mutex<VecDeque<bool>>,
+    away: Mutex<VecDeque<bool>>,
+    pausing: AtomicBool,
+    forged: Mutex<Vec<HistoryEntry>>,
 }
 
 impl Watched {
-    pub(crate) fn new(inner: MemoryRepository) -> Arc<Self> {
-        Arc::new(Self { inner, calls: Mutex::default(), before_commit: Mutex::default(), failures: Mutex::default() })
+    pub(crate) fn new(inner: impl CardRepository) -> Arc<Self> {
+        Arc::new(Self {
+            inner: Box::new(inner),
+            calls: Mutex::default(),
+            before_commit: Mutex::default(),
+            failures: Mutex::default(),
+            lost: Mutex::default(),
+            away: Mutex::default(),
+            pausing: AtomicBool::default(),
+            forged: Mutex::default(),
+        })
     }
 
     /// Does this right before the next commit of cards; called again, before the one after it.
@@ -51,13 +81,49 @@ impl Watched {
         self.failures.lock().unwrap().extend(failures);
     }
 
+    /// Whether the answers of the next commits of cards are lost although they are stored.
+    pub(crate) fn lose_answers(&self, lost: impl IntoIterator<Item = bool>) {
+        self.lost.lock().unwrap().extend(lost);
+    }
+
+    /// Lets so many calls through from now on, reads and all, and fails the next ones.
+    pub(crate) fn be_away(&self, after: usize, calls: usize) {
+        let mut away = self.away.lock().unwrap();
+        away.extend(std::iter::repeat_n(false, after));
+        away.extend(std::iter::repeat_n(true, calls));
+    }
+
+    /// Fails no more.
+    pub(crate) fn be_back(&self) {
+        self.away.lock().unwrap().clear();
+    }
+
+    /// Lets every call wait from now on, before it is done and, if it stores something, also after.
+    pub(crate) fn pause_at_every_call(&self) {
+        self.pausing.store(true, Ordering::SeqCst);
+    }
+
+    /// Slips this entry into the history that is read.
+    pub(crate) fn forge(&self, entry: HistoryEntry) {
+        self.forged.lock().unwrap().push(entry);
+    }
+
     /// The calls so far, and forgets them.
     pub(crate) fn take_calls(&self) -> BTreeMap<&'static str, u64> {
         std::mem::take(&mut *self.calls.lock().unwrap())
     }
 
-    fn count(&self, call: &'static str) {
+    async fn begin(&self, call: &'static str) -> Result<(), RepositoryError> {
         *self.calls.lock().unwrap().entry(call).or_default() += 1;
+        self.wait().await;
+        let away = self.away.lock().unwrap().pop_front().unwrap_or_default();
+        if away { Err(RepositoryError::unavailable("out for lunch")) } else { Ok(()) }
+    }
+
+    async fn wait(&self) {
+        if self.pausing.load(Ordering::SeqCst) {
+            pause().await;
+        }
     }
 }
 
@@ -65,7 +131,7 @@ impl Watched {
 impl CardRepository for Watched {
     async fn commit(&self, changes: &ChangeSet) -> Result<(), CommitError> {
         let numbers = changes.cards.is_empty() && changes.records.iter().any(|r| r.key.starts_with("numbers/"));
-        self.count(if numbers { "number draw" } else { "commit" });
+        self.begin(if numbers { "number draw" } else { "commit" }).await?;
         if !changes.cards.is_empty() {
             let hook = self.before_commit.lock().unwrap().pop_front();
             act(hook);
@@ -74,11 +140,19 @@ impl CardRepository for Watched {
                 return Err(failure.into());
             }
         }
-        self.inner.commit(changes).await
+        let committed = self.inner.commit(changes).await;
+        self.wait().await;
+        let cards = !changes.cards.is_empty() && committed.is_ok();
+        if cards && self.lost.lock().unwrap().pop_front().unwrap_or_default() {
+            return Err(
+                RepositoryError::OutcomeUnknown { reason: "the line went dead".to_owned(), source: None }.into()
+            );
+        }
+        committed
     }
 
     async fn cards(&self, ids: &[CardId]) -> Result<Vec<Card>, RepositoryError> {
-        self.count("cards");
+        self.begin("cards").await?;
         self.inner.cards(ids).await
     }
 
@@ -88,17 +162,17 @@ impl CardRepository for Watched {
         after: Option<CardId>,
         limit: usize,
     ) -> Result<Vec<Card>, RepositoryError> {
-        self.count("card_page");
+        self.begin("card_page").await?;
         self.inner.card_page(query, after, limit).await
     }
 
     async fn cards_of(&self, holders: &[UserId], states: &[CardState]) -> Result<Vec<Card>, RepositoryError> {
-        self.count("cards_of");
+        self.begin("cards_of").await?;
         self.inner.cards_of(holders, states).await
     }
 
     async fn requests(&self, ids: &[RequestId]) -> Result<Vec<ApprovalRequest>, RepositoryError> {
-        self.count("requests");
+        self.begin("requests").await?;
         self.inner.requests(ids).await
     }
 
@@ -108,23 +182,38 @@ impl CardRepository for Watched {
         after: Option<RequestId>,
         limit: usize,
     ) -> Result<Vec<ApprovalRequest>, RepositoryError> {
-        self.count("request_page");
+        self.begin("request_page").await?;
         self.inner.request_page(query, after, limit).await
+    }
+
+    async fn certificates(&self, ids: &[CertificateId]) -> Result<Vec<Certificate>, RepositoryError> {
+        self.begin("certificates").await?;
+        self.inner.certificates(ids).await
+    }
+
+    async fn certificate_page(
+        &self,
+        query: &CertificateQuery,
+        after: Option<CertificateId>,
+        limit: usize,
+    ) -> Result<Vec<Certificate>, RepositoryError> {
+        self.begin("certificate_page").await?;
+        self.inner.certificate_page(query, after, limit).await
     }
 
     async fn records(&self, keys: &[String]) -> Result<Vec<Record>, RepositoryError> {
         let numbers = keys.iter().all(|key| key.starts_with("numbers/"));
-        self.count(if numbers { "number look" } else { "records" });
+        self.begin(if numbers { "number look" } else { "records" }).await?;
         self.inner.records(keys).await
     }
 
     async fn reservations(&self, keys: &[String]) -> Result<Vec<Reservation>, RepositoryError> {
-        self.count("reservations");
+        self.begin("reservations").await?;
         self.inner.reservations(keys).await
     }
 
     async fn jobs(&self, ids: &[JobId]) -> Result<Vec<Job>, RepositoryError> {
-        self.count("jobs");
+        self.begin("jobs").await?;
         self.inner.jobs(ids).await
     }
 
@@ -134,23 +223,29 @@ impl CardRepository for Watched {
         after: Option<JobId>,
         limit: usize,
     ) -> Result<Vec<Job>, RepositoryError> {
-        self.count("job_page");
+        self.begin("job_page").await?;
         self.inner.job_page(query, after, limit).await
     }
 
     async fn claim(&self, request: &ClaimRequest) -> Result<Vec<Job>, RepositoryError> {
-        self.count("claim");
-        self.inner.claim(request).await
+        self.begin("claim").await?;
+        let answer = self.inner.claim(request).await;
+        self.wait().await;
+        answer
     }
 
     async fn renew(&self, jobs: &[(JobId, u64)], lease: Duration) -> Result<Vec<JobId>, RepositoryError> {
-        self.count("renew");
-        self.inner.renew(jobs, lease).await
+        self.begin("renew").await?;
+        let answer = self.inner.renew(jobs, lease).await;
+        self.wait().await;
+        answer
     }
 
     async fn release(&self, jobs: &[(JobId, u64)]) -> Result<(), RepositoryError> {
-        self.count("release");
-        self.inner.release(jobs).await
+        self.begin("release").await?;
+        let answer = self.inner.release(jobs).await;
+        self.wait().await;
+        answer
     }
 
     async fn record_attempts(
@@ -158,17 +253,22 @@ impl CardRepository for Watched {
         attempts: &[(JobId, u64, Attempt)],
         lease: Duration,
     ) -> Result<Vec<Job>, RepositoryError> {
-        self.count("record_attempts");
-        self.inner.record_attempts(attempts, lease).await
+        self.begin("record_attempts").await?;
+        let answer = self.inner.record_attempts(attempts, lease).await;
+        self.wait().await;
+        answer
     }
 
     async fn history(&self, object: &ObjectId, after: u64, limit: usize) -> Result<Vec<HistoryEntry>, RepositoryError> {
-        self.count("history");
-        self.inner.history(object, after, limit).await
+        self.begin("history").await?;
+        let mut entries = self.inner.history(object, after, limit).await?;
+        let forged = self.forged.lock().unwrap();
+        entries.extend(forged.iter().filter(|entry| entry.object == *object && entry.sequence > after).cloned());
+        Ok(entries)
     }
 
     async fn changes_since(&self, cursor: Option<&str>, limit: usize) -> Result<FeedPage, RepositoryError> {
-        self.count("changes_since");
+        self.begin("changes_since").await?;
         self.inner.changes_since(cursor, limit).await
     }
 }
@@ -180,14 +280,32 @@ pub(crate) struct TestBureau {
     after_place: Arc<Mutex<VecDeque<Hook>>>,
     statuses: Arc<Mutex<VecDeque<OrderStatus>>>,
     unheard: Arc<Mutex<VecDeque<PlaceOutcome>>>,
+    pausing: Arc<AtomicBool>,
 }
 
 impl TestBureau {
     pub(crate) fn new(inner: SimulatedBureau) -> Self {
-        Self { inner, after_place: Arc::default(), statuses: Arc::default(), unheard: Arc::default() }
+        Self {
+            inner,
+            after_place: Arc::default(),
+            statuses: Arc::default(),
+            unheard: Arc::default(),
+            pausing: Arc::default(),
+        }
     }
 
-    /// Does this once the bureau has taken the next call, before its answer arrives.
+    /// Lets every order wait from now on, before it arrives and before its answer does.
+    pub(crate) fn pause_at_every_call(&self) {
+        self.pausing.store(true, Ordering::SeqCst);
+    }
+
+    async fn wait(&self) {
+        if self.pausing.load(Ordering::SeqCst) {
+            pause().await;
+        }
+    }
+
+    /// Does this once the next call was made, before its answer arrives.
     pub(crate) fn before_answer(&self, hook: impl FnOnce() + Send + 'static) {
         self.after_place.lock().unwrap().push_back(Box::new(hook));
     }
@@ -210,13 +328,15 @@ impl GoCardsProvider for TestBureau {
     }
 
     async fn place(&self, orders: &[CardOrder]) -> Vec<PlaceOutcome> {
+        self.wait().await;
         let unheard = self.unheard.lock().unwrap().pop_front();
-        if let Some(outcome) = unheard {
-            return vec![outcome; orders.len()];
-        }
-        let answers = self.inner.place(orders).await;
+        let answers = match unheard {
+            Some(outcome) => vec![outcome; orders.len()],
+            None => self.inner.place(orders).await,
+        };
         let hook = self.after_place.lock().unwrap().pop_front();
         act(hook);
+        self.wait().await;
         answers
     }
 
@@ -248,11 +368,20 @@ pub(crate) fn second(
             builder
                 .users(office.users.clone())
                 .bureau(office.bureau.clone())
+                .certificate_authority(office.ca.clone())
+                .personalizer(office.personalizer.clone())
                 .notifier(office.mail.clone())
                 .worker("second"),
         )
     });
-    Office { bureau: office.bureau.clone(), users: office.users.clone(), mail: office.mail.clone(), ..other }
+    Office {
+        bureau: office.bureau.clone(),
+        ca: office.ca.clone(),
+        personalizer: office.personalizer.clone(),
+        users: office.users.clone(),
+        mail: office.mail.clone(),
+        ..other
+    }
 }
 
 /// The only job of this kind that is open, in doubt, or whatever it is.

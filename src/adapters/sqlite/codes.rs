@@ -6,6 +6,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::approval::RequestState;
 use crate::card::{CardKind, CardState, Route};
+use crate::certificate::CertificateState;
 use crate::history::ObjectId;
 use crate::job::{JobKind, JobState};
 
@@ -56,6 +57,18 @@ impl Code for CardState {
     }
 }
 
+impl Code for CertificateState {
+    fn code(self) -> i64 {
+        match self {
+            Self::Issued => 0,
+            Self::Valid => 1,
+            Self::OnHold => 2,
+            Self::Revoked => 3,
+            Self::Expired => 4,
+        }
+    }
+}
+
 impl Code for RequestState {
     fn code(self) -> i64 {
         match self {
@@ -74,6 +87,13 @@ impl Code for JobKind {
             Self::TrackOrder => 1,
             Self::Notify => 2,
             Self::Custom => 3,
+            Self::PrepareCard => 4,
+            Self::IssueCertificate => 5,
+            Self::HoldCertificate => 6,
+            Self::FinishCard => 7,
+            Self::DiscardCard => 8,
+            Self::RemoveHold => 9,
+            Self::RevokeCertificate => 10,
         }
     }
 }

@@ -11,7 +11,7 @@ use super::problem::Problem;
 pub(super) const APPLICATION_ID: i64 = 0x4361_7264;
 
 /// What brings a file from one version to the next; the version of a file is how many of these it has had.
-const MIGRATIONS: &[&str] = &[include_str!("schema.sql")];
+const MIGRATIONS: &[&str] = &[include_str!("schema.sql"), include_str!("certificates.sql")];
 
 /// The version of the schema that this release writes.
 const KNOWN: i64 = MIGRATIONS.len() as i64;

@@ -9,13 +9,14 @@ use async_trait::async_trait;
 
 use crate::approval::ApprovalRequest;
 use crate::card::{Card, CardState};
+use crate::certificate::Certificate;
 use crate::change_set::{ChangeSet, Record, Reservation};
 use crate::history::{HistoryEntry, ObjectId};
 use crate::host::{
-    CardQuery, CardRepository, ClaimRequest, Clock, CommitError, FeedPage, JobQuery, RepositoryError, RequestQuery,
-    SystemClock,
+    CardQuery, CardRepository, CertificateQuery, ClaimRequest, Clock, CommitError, FeedPage, JobQuery, RepositoryError,
+    RequestQuery, SystemClock,
 };
-use crate::id::{CardId, JobId, RequestId, UserId};
+use crate::id::{CardId, CertificateId, JobId, RequestId, UserId};
 use crate::job::{Attempt, Job};
 
 mod codes;
@@ -199,6 +200,22 @@ impl CardRepository for SqliteRepository {
         self.read(move |connection| queries::request_page(connection, &query, after.map(RequestId::uuid), limit)).await
     }
 
+    async fn certificates(&self, ids: &[CertificateId]) -> Result<Vec<Certificate>, RepositoryError> {
+        let ids = queries::id_array(ids.iter().map(|id| id.uuid()));
+        self.read(move |connection| queries::certificates(connection, ids)).await
+    }
+
+    async fn certificate_page(
+        &self,
+        query: &CertificateQuery,
+        after: Option<CertificateId>,
+        limit: usize,
+    ) -> Result<Vec<Certificate>, RepositoryError> {
+        let query = query.clone();
+        let after = after.map(CertificateId::uuid);
+        self.read(move |connection| queries::certificate_page(connection, &query, after, limit)).await
+    }
+
     async fn records(&self, keys: &[String]) -> Result<Vec<Record>, RepositoryError> {
         let keys = queries::text_array(keys.iter().map(String::as_str));
         self.read(move |connection| queries::records(connection, keys)).await
@@ -291,10 +308,9 @@ mod tests {
                 .collect::<Result<Vec<_>, _>>()?;
             for step in &steps {
                 assert!(!step.contains("SCAN") || step.starts_with("SCAN rarray VIRTUAL TABLE"), "{name}: {steps:?}");
-                assert!(
-                    !step.contains("TEMP B-TREE") || name.contains("OF_HOLDERS") || name.contains("OF_IDS"),
-                    "{name} sorts: {steps:?}"
-                );
+                // Of a few values each, what is found for one is in order, what is found for all is not.
+                let of_several = ["OF_HOLDERS", "OF_CARDS", "OF_IDS"].iter().any(|of| name.ends_with(of));
+                assert!(!step.contains("TEMP B-TREE") || of_several, "{name} sorts: {steps:?}");
             }
         }
         Ok(())

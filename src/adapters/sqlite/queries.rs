@@ -15,9 +15,10 @@ use super::statements as sql;
 use super::threads::Outcome;
 use crate::approval::{ApprovalRequest, RequestState};
 use crate::card::{Card, CardState, fold};
+use crate::certificate::{Certificate, CertificateState};
 use crate::change_set::{Record, Reservation};
 use crate::history::HistoryEntry;
-use crate::host::{CardQuery, ClaimRequest, FeedEntry, FeedPage, JobQuery, RequestQuery, TextPrefix};
+use crate::host::{CardQuery, CertificateQuery, ClaimRequest, FeedEntry, FeedPage, JobQuery, RequestQuery, TextPrefix};
 use crate::id::UserId;
 use crate::job::{Attempt, Claim, Job, JobKind, JobState};
 
@@ -166,6 +167,36 @@ pub(super) fn request_page(
             ids.extend(all(connection, sql::REQUEST_IDS_IN_STATE, parameters, |row| Ok(row.get(0)?))?);
         }
         all(connection, sql::REQUESTS_IN_ORDER, params![first(ids, at_most)], request)
+    })
+}
+
+pub(super) fn certificates(connection: &Connection, ids: Vec<Value>) -> Result<Vec<Certificate>, Problem> {
+    all(connection, sql::CERTIFICATES, params![Rc::new(ids)], certificate)
+}
+
+pub(super) fn certificate_page(
+    connection: &Connection,
+    query: &CertificateQuery,
+    after: Option<Uuid>,
+    at_most: usize,
+) -> Result<Vec<Certificate>, Problem> {
+    let after = after_bytes(after);
+    let at_most = limit(at_most);
+    if !query.cards.is_empty() {
+        let cards: Array = Rc::new(id_array(query.cards.iter().map(|card| card.uuid())));
+        let parameters = params![after, at_most, cards, mask_or_all(&query.states)];
+        return all(connection, sql::CERTIFICATE_PAGE_OF_CARDS, parameters, certificate);
+    }
+    if query.states.is_empty() {
+        return all(connection, sql::CERTIFICATE_PAGE, params![after, at_most], certificate);
+    }
+    one_snapshot(connection, || {
+        let mut ids = Vec::new();
+        for state in codes::<CertificateState>(&query.states, &[]) {
+            let parameters = params![after, at_most, state];
+            ids.extend(all(connection, sql::CERTIFICATE_IDS_IN_STATE, parameters, |row| Ok(row.get(0)?))?);
+        }
+        all(connection, sql::CERTIFICATES_IN_ORDER, params![first(ids, at_most)], certificate)
     })
 }
 
@@ -378,6 +409,12 @@ fn request(row: &Row<'_>) -> Result<ApprovalRequest, Problem> {
     let mut request: ApprovalRequest = parse(row, 2, || Ok(format!("request {}", id(row)?)))?;
     request.version = version(row)?;
     Ok(request)
+}
+
+fn certificate(row: &Row<'_>) -> Result<Certificate, Problem> {
+    let mut certificate: Certificate = parse(row, 2, || Ok(format!("certificate {}", id(row)?)))?;
+    certificate.version = version(row)?;
+    Ok(certificate)
 }
 
 fn job(row: &Row<'_>) -> Result<Job, Problem> {

@@ -12,7 +12,7 @@ use super::problem::Problem;
 use super::statements as sql;
 use crate::change_set::{ChangeSet, Conflict, StoredId};
 use crate::history::ObjectId;
-use crate::id::{CardId, JobId, RequestId};
+use crate::id::{CardId, CertificateId, JobId, RequestId};
 
 /// An id as 16 bytes.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -50,6 +50,14 @@ struct TermRow {
     card: Id,
     /// Whether its card is new; the terms of others are compared first.
     new: bool,
+}
+
+struct CertificateRow {
+    id: Id,
+    version: u64,
+    card: Id,
+    state: i64,
+    data: Span,
 }
 
 struct RequestRow {
@@ -96,6 +104,7 @@ pub(super) struct Rows {
     objects: Vec<u8>,
     cards: Vec<CardRow>,
     terms: Vec<TermRow>,
+    certificates: Vec<CertificateRow>,
     requests: Vec<RequestRow>,
     jobs: Vec<JobRow>,
     records: Vec<RecordRow>,
@@ -125,7 +134,10 @@ impl Buffer {
 impl Rows {
     /// The rows of a change set.
     pub(super) fn of(changes: &ChangeSet) -> Result<Self, Problem> {
-        let guess = 800 * changes.cards.len() + 500 * (changes.jobs.len() + changes.history.len()) + 1024;
+        let guess = 800 * changes.cards.len()
+            + 2_500 * changes.certificates.len()
+            + 500 * (changes.jobs.len() + changes.history.len())
+            + 1024;
         let mut buffer = Buffer(Vec::with_capacity(guess));
         let mut terms = Vec::with_capacity(4 * changes.cards.len());
         let mut cards = Vec::with_capacity(changes.cards.len());
@@ -149,6 +161,16 @@ impl Rows {
                 production_type: card.production_type.as_ref().map(|name| buffer.text(name)),
                 terms: buffer.json("a card", &found)?,
                 data: buffer.json("a card", card)?,
+            });
+        }
+        let mut certificates = Vec::with_capacity(changes.certificates.len());
+        for certificate in &changes.certificates {
+            certificates.push(CertificateRow {
+                id: Id(certificate.id.uuid()),
+                version: certificate.version,
+                card: Id(certificate.card.uuid()),
+                state: certificate.state().code(),
+                data: buffer.json("a certificate", certificate)?,
             });
         }
         let mut requests = Vec::with_capacity(changes.requests.len());
@@ -203,7 +225,8 @@ impl Rows {
         // Text and JSON only: this cannot fail, and a lossy copy would never be made.
         let text =
             String::from_utf8(buffer.0).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned());
-        let mut rows = Self { text, objects, cards, terms, requests, jobs, records, releases, takes, history };
+        let mut rows =
+            Self { text, objects, cards, terms, certificates, requests, jobs, records, releases, takes, history };
         rows.sort();
         Ok(rows)
     }
@@ -213,6 +236,7 @@ impl Rows {
         // All stable: of two rows with one key, the first stays first.
         self.cards.sort_by_key(|row| row.id);
         self.terms.sort_by(|a, b| (text(a.name), text(a.folded), a.card).cmp(&(text(b.name), text(b.folded), b.card)));
+        self.certificates.sort_by_key(|row| row.id);
         self.requests.sort_by_key(|row| row.id);
         self.jobs.sort_by_key(|row| row.id);
         self.records.sort_by(|a, b| text(a.key).cmp(text(b.key)));
@@ -232,6 +256,7 @@ impl Rows {
     pub(super) fn store(&self, connection: &Connection) -> Result<Vec<Conflict>, Problem> {
         let mut conflicts = Vec::new();
         self.store_cards(connection, &mut conflicts)?;
+        self.store_certificates(connection, &mut conflicts)?;
         self.store_requests(connection, &mut conflicts)?;
         self.store_jobs(connection, &mut conflicts)?;
         self.store_records(connection, &mut conflicts)?;
@@ -286,6 +311,27 @@ impl Rows {
                 if row.new || changed_terms.contains(&row.card) {
                     insert.execute(params![self.at(row.name), self.at(row.folded), row.card])?;
                 }
+            }
+        }
+        Ok(())
+    }
+
+    fn store_certificates(&self, connection: &Connection, conflicts: &mut Vec<Conflict>) -> Result<(), Problem> {
+        if self.certificates.is_empty() {
+            return Ok(());
+        }
+        let mut insert = connection.prepare_cached(sql::INSERT_CERTIFICATE)?;
+        let mut update = connection.prepare_cached(sql::UPDATE_CERTIFICATE)?;
+        for row in &self.certificates {
+            let data = self.at(row.data);
+            let done = if row.version == 0 {
+                insert.execute(params![row.id, row.card, row.state, data])?
+            } else {
+                update.execute(params![row.id, integer(row.version), row.card, row.state, data])?
+            };
+            if done == 0 {
+                let object = StoredId::Object(ObjectId::Certificate(CertificateId::new(row.id.0)));
+                conflicts.push(stale(connection, sql::CERTIFICATE_VERSION, &row.id, object, row.version)?);
             }
         }
         Ok(())

@@ -42,6 +42,12 @@ statements! {
     INSERT_TERM: "INSERT INTO card_term (name, folded, card) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING";
     DELETE_TERM: "DELETE FROM card_term WHERE name = ?1 AND folded = ?2 AND card = ?3";
 
+    INSERT_CERTIFICATE: "INSERT INTO certificate (id, version, card, state, data) VALUES (?1, 1, ?2, ?3, ?4) \
+        ON CONFLICT DO NOTHING";
+    UPDATE_CERTIFICATE: "UPDATE certificate SET version = ?2 + 1, card = ?3, state = ?4, data = ?5 \
+        WHERE id = ?1 AND version = ?2";
+    CERTIFICATE_VERSION: "SELECT version FROM certificate WHERE id = ?1";
+
     INSERT_REQUEST: "INSERT INTO request (id, version, state, holder, data) VALUES (?1, 1, ?2, ?3, ?4) \
         ON CONFLICT DO NOTHING";
     UPDATE_REQUEST: "UPDATE request SET version = ?2 + 1, state = ?3, holder = ?4, data = ?5 \
@@ -82,6 +88,15 @@ statements! {
     CARD_IDS_OF_PRODUCTION_TYPE: concat!("SELECT id FROM card INDEXED BY card_by_production_type \
         WHERE production_type = ?11 AND id > ?1", card_filter!());
     CARD_IDS_OF_TEXT: "SELECT card FROM card_term WHERE name = ?1 AND folded >= ?2 AND folded < ?3 AND card > ?4";
+
+    CERTIFICATES: "SELECT id, version, data FROM certificate WHERE id IN rarray(?1)";
+    CERTIFICATES_IN_ORDER: "SELECT id, version, data FROM certificate WHERE id IN rarray(?1) ORDER BY id";
+    CERTIFICATE_PAGE: "SELECT id, version, data FROM certificate INDEXED BY certificate_by_id WHERE id > ?1 \
+        ORDER BY id LIMIT ?2";
+    CERTIFICATE_PAGE_OF_CARDS: "SELECT id, version, data FROM certificate INDEXED BY certificate_by_card \
+        WHERE card IN rarray(?3) AND (?4 >> state) & 1 AND id > ?1 ORDER BY id LIMIT ?2";
+    CERTIFICATE_IDS_IN_STATE: "SELECT id FROM certificate INDEXED BY certificate_by_state WHERE state = ?3 AND id > ?1 \
+        ORDER BY id LIMIT ?2";
 
     REQUESTS: "SELECT id, version, data FROM request WHERE id IN rarray(?1)";
     REQUESTS_IN_ORDER: "SELECT id, version, data FROM request WHERE id IN rarray(?1) ORDER BY id";

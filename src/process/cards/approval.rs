@@ -73,22 +73,30 @@ impl Process for Approval {
     }
 }
 
-/// The approver is neither the requester nor the holder, unless the host has relaxed that by name.
+/// The approver is neither the requester nor the holder, unless the host has relaxed that by name. People are compared, not
+/// logins: where a login belongs to no person, nobody can be told apart.
 fn require_other_person(request: &ApprovalRequest, context: &PlanContext<'_>) -> Result<(), Refusal> {
     let rule = context.rules.self_approval;
     let requester_may = matches!(rule, SelfApproval::Requester | SelfApproval::Anybody);
     let holder_may = matches!(rule, SelfApproval::Holder | SelfApproval::Anybody);
-    let refused = |who: &str| {
-        Err(Refusal::new(
-            RefusalCode::Person,
-            format!("{} is the {who} of request {} and cannot decide it", context.actor.id, request.id),
-        ))
+    let refused = |why: &str| {
+        let who = &context.actor.id;
+        Err(Refusal::new(RefusalCode::Person, format!("{who} cannot decide request {}: {why}", request.id)))
     };
-    if !requester_may && request.was_asked_by(context.actor) {
-        return refused("requester");
+    if requester_may && holder_may {
+        return Ok(());
     }
-    if !holder_may && context.actor.person.as_ref() == Some(&request.holder) {
-        return refused("holder");
+    let Some(person) = &context.actor.person else {
+        return refused("only a person can, and the login belongs to none");
+    };
+    match &request.requester.person {
+        _ if requester_may => {}
+        Some(requester) if requester == person => return refused("it is the requester's own"),
+        Some(_) => {}
+        None => return refused("the requester's login belongs to no person, so it may be the same one"),
+    }
+    if !holder_may && *person == request.holder {
+        return refused("it is about the holder");
     }
     Ok(())
 }

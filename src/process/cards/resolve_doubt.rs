@@ -1,18 +1,19 @@
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 
 use super::PACKAGE;
 use crate::actor::Role;
-use crate::card::Card;
-use crate::card::CardState;
+use crate::card::{Card, CardState, Failure, FailurePhase};
+use crate::certificate::Certificate;
 use crate::change_set::ChangeSet;
 use crate::history::Why;
 use crate::host::Accepted;
-use crate::job::{Job, JobState, Task};
+use crate::job::{Job, JobKind, JobState, Task};
 use crate::options::ResolvedOptions;
-use crate::process::external_production::known_name;
+use crate::process::order_job::{ORDER_UNKNOWN, is_order_id, is_waiting_for};
 use crate::process::{
     Component, Field, FieldKind, HouseRules, Item, ItemKind, Needs, Outcome, PlaceAnswer, Plan, PlanContext, Process,
-    ProcessDefinition, Refusal, RefusalCode, Slot, StartPoint, order_job,
+    ProcessDefinition, ProductionAnswer, Refusal, RefusalCode, Slot, StartPoint, known_name, order_job, production,
 };
 
 const RESOLUTION: &str = "resolution";
@@ -21,8 +22,13 @@ const REASON: &str = "reason";
 const ACCEPTED: &str = "accepted";
 const SEND_AGAIN: &str = "send again";
 const GIVE_UP: &str = "give up";
+const GOOD_CARD: &str = "good card";
+const SPOILED: &str = "spoiled";
 
-/// Resolve doubt: a person says what became of an order whose outcome is unknown.
+/// The states in which a card's open job can be in doubt.
+const STATES: [CardState; 3] = [CardState::Processing, CardState::Approved, CardState::Failed];
+
+/// Resolve doubt: a person says what became of an order, a production or a call whose outcome is unknown.
 pub(crate) struct ResolveDoubt(ProcessDefinition);
 
 impl ResolveDoubt {
@@ -32,12 +38,12 @@ impl ResolveDoubt {
                 .also_takes(ItemKind::Job)
                 .offered(Component::Operator, StartPoint::CardProfile)
                 .described(
-                    "Settles what is in doubt: accepted under the order id given, not accepted and to be sent again, or \
-                     not accepted and given up.",
+                    "Settles what is in doubt. An order: accepted under the order id given, not accepted and to be sent \
+                     again, or given up; also an accepted one whose order id the bureau does not know. A production: a good card, a spoiled one, or nothing done and to be tried again.",
                 )
-                .requires([CardState::Processing])
-                .gives(["ordered", "processing", "failed"])
-                .fits([Slot::Card(CardState::Processing)])
+                .requires(STATES)
+                .gives(["ordered", "processing", "issued", "active", "failed"])
+                .fits(STATES.map(Slot::Card))
                 .even_busy()
                 .run_by([Role::CardProductionAdministrator]),
         )
@@ -50,31 +56,49 @@ impl Process for ResolveDoubt {
     }
 
     fn fields(&self, _: &ResolvedOptions, _: &HouseRules) -> Vec<Field> {
-        let resolutions = [ACCEPTED, SEND_AGAIN, GIVE_UP].map(str::to_owned).to_vec();
+        let resolutions = [ACCEPTED, SEND_AGAIN, GIVE_UP, GOOD_CARD, SPOILED].map(str::to_owned).to_vec();
         vec![
             Field::required(RESOLUTION, "What became of it", FieldKind::Choice(resolutions)),
-            Field::optional(ORDER_ID, "Order id at the bureau", FieldKind::Text { max_length: 200 })
-                .when(RESOLUTION, ACCEPTED),
+            Field::optional(
+                ORDER_ID,
+                "Order id at the bureau, if an order was accepted",
+                FieldKind::Text { max_length: 200 },
+            ),
             Field::required(REASON, "How you know", FieldKind::Text { max_length: 1000 }),
         ]
     }
 
     fn needs(&self) -> Needs {
-        Needs::nothing().job()
+        Needs::nothing().job().certificates()
     }
 
     fn plan(&self, mut item: Item, context: &PlanContext<'_>) -> Result<Plan, Refusal> {
         let job = item.take_job()?;
-        if job.state != JobState::InDoubt {
+        let order_id_is_wrong = job.kind() == JobKind::TrackOrder && job.remark.as_deref() == Some(ORDER_UNKNOWN);
+        if job.state != JobState::InDoubt && !order_id_is_wrong {
             return Err(Refusal::new(
                 RefusalCode::NotInDoubt,
                 format!("job {} is {}, there is nothing to settle", job.id, job.state),
             ));
         }
-        match (&job.task, item.card.take()) {
-            (Task::PlaceOrder { .. }, Some(card)) => settle_order(job, card, context),
-            (Task::Custom { .. }, card) => Ok(settle_custom(job, card, context)),
-            _ => Err(Refusal::not_found(&item.id, "card")),
+        let resolution = context.answer(RESOLUTION);
+        let allowed = resolutions_of(job.kind());
+        if !allowed.contains(&resolution) {
+            return Err(Refusal::new(
+                RefusalCode::NotOffered,
+                format!("{resolution:?} does not settle a job to {}; what does is {}", job.kind(), allowed.join(", ")),
+            ));
+        }
+        match (job.kind(), item.card.take()) {
+            (JobKind::PlaceOrder, Some(card)) if is_waiting_for(&card, &job) => settle_order(job, card, context),
+            (JobKind::TrackOrder, Some(card)) => correct_order(job, card, context),
+            (JobKind::PrepareCard | JobKind::IssueCertificate | JobKind::FinishCard, Some(card))
+                if production::waits_for(&card, &job) =>
+            {
+                settle_production(job, card, item.certificates, context)
+            }
+            // What decides nothing by itself, or what the card no longer waits for.
+            (_, card) => Ok(settle_job(job, card, context)),
         }
     }
 }
@@ -94,9 +118,7 @@ fn settle_order(mut job: Job, mut card: Card, context: &PlanContext<'_>) -> Resu
         busy.in_doubt = false;
     }
     let answer = match resolution {
-        ACCEPTED => {
-            PlaceAnswer::Accepted(Accepted { order_id: context.answer(ORDER_ID).trim().to_owned(), card_id: None })
-        }
+        ACCEPTED => PlaceAnswer::Accepted(Accepted { order_id: given_order_id(context)?, card_id: None }),
         SEND_AGAIN => {
             reopen(&mut job, context);
             changes.jobs.push(job);
@@ -109,8 +131,94 @@ fn settle_order(mut job: Job, mut card: Card, context: &PlanContext<'_>) -> Resu
     Ok(Plan::store(changes, outcome))
 }
 
-/// A host's own job: done, open again, or given up.
-fn settle_custom(mut job: Job, card: Option<Card>, context: &PlanContext<'_>) -> Plan {
+/// The order id that was given, if it can be one.
+fn given_order_id(context: &PlanContext<'_>) -> Result<String, Refusal> {
+    let given = context.answer(ORDER_ID).trim();
+    if is_order_id(given) {
+        return Ok(given.to_owned());
+    }
+    let found = if given.is_empty() { "none was given".to_owned() } else { format!("{given:?} is none") };
+    Err(Refusal::new(
+        RefusalCode::OrderId,
+        format!("the order id at the bureau is needed, without control characters; {found}"),
+    ))
+}
+
+/// An accepted order under an id that the bureau does not know: the right id, or given up.
+fn correct_order(mut job: Job, mut card: Card, context: &PlanContext<'_>) -> Result<Plan, Refusal> {
+    let reason = context.answer(REASON);
+    let mut changes = ChangeSet::new();
+    if context.answer(RESOLUTION) == GIVE_UP {
+        card.failure = Some(Failure { phase: FailurePhase::Ordering, cause: reason.to_owned() });
+        changes.move_card(
+            &mut card,
+            CardState::Failed,
+            &context.stamp,
+            Why::code("settled_given_up").because(reason),
+        )?;
+        job.state = JobState::Done;
+    } else {
+        let order_id = given_order_id(context)?;
+        let why = Why::code("order_id_corrected").about(&order_id).because(reason);
+        changes.note_card(&mut card, &context.stamp, why);
+        if let Some(order) = &mut card.order {
+            order.earlier.extend(order.order_id.replace(order_id.clone()));
+        }
+        job.task = Task::TrackOrder { order_id };
+        job.due = context.stamp.at;
+    }
+    job.remark = None;
+    changes.jobs.push(job);
+    Ok(Plan::card(changes, card))
+}
+
+/// What a person may say of a job of this kind.
+fn resolutions_of(kind: JobKind) -> &'static [&'static str] {
+    match kind {
+        JobKind::PrepareCard => &[SEND_AGAIN, SPOILED],
+        JobKind::FinishCard => &[GOOD_CARD, SPOILED],
+        JobKind::IssueCertificate | JobKind::RemoveHold | JobKind::RevokeCertificate => &[SEND_AGAIN, GIVE_UP],
+        JobKind::TrackOrder => &[ACCEPTED, GIVE_UP],
+        _ => &[ACCEPTED, SEND_AGAIN, GIVE_UP],
+    }
+}
+
+fn settle_production(
+    mut job: Job,
+    mut card: Card,
+    certificates: Vec<Certificate>,
+    context: &PlanContext<'_>,
+) -> Result<Plan, Refusal> {
+    let reason = context.answer(REASON);
+    let resolution = context.answer(RESOLUTION);
+    let reference = job.id.to_string();
+    let code = match resolution {
+        GOOD_CARD => "settled_good_card",
+        SEND_AGAIN => "settled_send_again",
+        SPOILED => "settled_spoiled",
+        _ => "settled_given_up",
+    };
+    let mut changes = ChangeSet::new();
+    changes.note_card(&mut card, &context.stamp, Why::code(code).about(&reference).because(reason));
+    if let Some(busy) = &mut card.busy {
+        busy.in_doubt = false;
+    }
+    let answer = match resolution {
+        SEND_AGAIN => {
+            reopen(&mut job, context);
+            changes.jobs.push(job);
+            return Ok(Plan::card(changes, card));
+        }
+        GOOD_CARD => ProductionAnswer::Finished,
+        _ => ProductionAnswer::Failed { reason: format!("{resolution}: {reason}") },
+    };
+    let applied = production::link_answered(job, card, certificates, &BTreeMap::new(), answer, &context.stamp)?;
+    changes.append(applied.changes);
+    Ok(applied.next.into_iter().fold(Plan::store(changes, applied.outcome), Plan::then_perform))
+}
+
+/// A job that decides nothing by itself: done, open again, or given up.
+fn settle_job(mut job: Job, card: Option<Card>, context: &PlanContext<'_>) -> Plan {
     let reason = context.answer(REASON);
     let state = match context.answer(RESOLUTION) {
         SEND_AGAIN => {

@@ -24,6 +24,22 @@ pub(crate) enum PlaceAnswer {
     InDoubt { reason: String },
 }
 
+/// What is kept of a status that the bureau could not give because it does not know the order id.
+pub(crate) const ORDER_UNKNOWN: &str = "the bureau does not know the order";
+
+/// Whether a text can be an order id: not blank, without control characters, of at most 500 characters. Under an altered id,
+/// another's order could be read.
+pub(crate) fn is_order_id(text: &str) -> bool {
+    !text.trim().is_empty() && text.chars().count() <= 500 && !text.contains(char::is_control)
+}
+
+/// Whether the card waits for this order.
+pub(crate) fn is_waiting_for(card: &Card, job: &Job) -> bool {
+    card.state() == CardState::Processing
+        && card.busy.as_ref().is_some_and(|busy| busy.job == job.id)
+        && matches!(job.state, JobState::Open | JobState::InDoubt)
+}
+
 /// Stores the answer to an order. The card must be the one that the job is about, and be busy with that job.
 pub(crate) fn placed(
     mut job: Job,
@@ -71,8 +87,19 @@ pub(crate) fn placed(
             job.setbacks += 1;
             job.due = until;
             job.remark = Some(reason);
+            let outcome = Outcome::Unchanged { state: card.state().name().into() };
+            if job.state == JobState::InDoubt {
+                // Somebody has given it up for doubtful meanwhile: it is not.
+                job.state = JobState::Open;
+                if let Some(busy) = &mut card.busy {
+                    busy.in_doubt = false;
+                }
+                let why = Why { code: "not_accepted", reference: reference.as_deref(), text: None };
+                changes.note_card(&mut card, stamp, why);
+                changes.put_card(card);
+            }
             changes.jobs.push(job);
-            return Ok((changes, Outcome::Unchanged { state: card.state().name().into() }));
+            return Ok((changes, outcome));
         }
         PlaceAnswer::InDoubt { reason } => {
             job.state = JobState::InDoubt;
@@ -82,7 +109,7 @@ pub(crate) fn placed(
             }
             let why = Why { code: "in_doubt", reference: reference.as_deref(), text: Some(&reason) };
             changes.note_card(&mut card, stamp, why);
-            Outcome::InDoubt { card: card.id, reason }
+            Outcome::InDoubt { job: job.id, card: Some(card.id), reason }
         }
     };
     if job.state == JobState::Done {

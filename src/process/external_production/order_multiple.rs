@@ -1,17 +1,16 @@
 use super::{
-    PACKAGE, PRODUCTION_TYPE, chosen_production_type, copy_user, decide_order, known_name, open_order_key,
-    production_type_field, require_active, require_no_open_order, validity,
+    PACKAGE, chosen_production_type, copy_user, decide_order, known_name, open_order_key, production_type_field,
+    require_active, require_no_open_order, validity,
 };
-use crate::approval::ApprovalRequest;
-use crate::card::{Card, CardKind, CardState, Route};
+use crate::card::{Card, CardKind, Route};
 use crate::change_set::ChangeSet;
 use crate::history::Why;
-use crate::id::{CardId, RequestId};
+use crate::id::CardId;
 use crate::options::{
     MULTIPLE_CARDS, ORDER_APPROVAL, ORDER_PRODUCTION_TYPE, QUEUE_CARDS, ResolvedOptions, SEND_ORDERED_EMAIL,
     VALIDITY_DAYS,
 };
-use crate::process::cards::tell_approvers;
+use crate::process::cards::ask_for_approval;
 use crate::process::{
     Component, Field, HouseRules, Item, ItemKind, Needs, Plan, PlanContext, Process, ProcessDefinition, Refusal, Slot,
     StartPoint,
@@ -96,33 +95,4 @@ impl Process for OrderMultiple {
         };
         Ok(plan.with_number(CardKind::Permanent))
     }
-}
-
-fn ask_for_approval(
-    mut changes: ChangeSet,
-    mut card: Card,
-    key: &str,
-    context: &PlanContext<'_>,
-) -> Result<Plan, Refusal> {
-    let holder =
-        card.holder.clone().ok_or_else(|| Refusal::not_found(&crate::process::ItemId::Card(card.id), "holder"))?;
-    let id = RequestId::derive(context.run, key, "request");
-    let mut choices = context.answers.clone();
-    choices.extend(card.production_type.clone().map(|chosen| (PRODUCTION_TYPE.to_owned(), chosen)));
-    let (request, opened) = ApprovalRequest::open(
-        id,
-        card.route(),
-        choices,
-        card.id,
-        holder,
-        context.actor.clone(),
-        &context.stamp,
-        Why::code("approval_wanted"),
-    );
-    changes.history.push(opened);
-    card.request = Some(id);
-    changes.move_card(&mut card, CardState::Requested, &context.stamp, Why::code("approval_wanted"))?;
-    changes.jobs.push(tell_approvers(&request, key, context));
-    changes.requests.push(request);
-    Ok(Plan::card(changes, card))
 }

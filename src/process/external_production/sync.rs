@@ -6,7 +6,7 @@ use crate::job::JobKind;
 use crate::options::ResolvedOptions;
 use crate::process::{
     Component, Field, HouseRules, Item, ItemKind, Needs, Outcome, Plan, PlanContext, Process, ProcessDefinition,
-    Refusal, Slot, StartPoint,
+    Refusal, RefusalCode, Slot, StartPoint, cards,
 };
 use crate::state_graph::State as _;
 
@@ -18,8 +18,9 @@ impl Sync {
         Self::named(
             "CardsAddonExtProdBatchSyncOrder",
             "Order what is in processing",
-            "Sends the orders that wait in the queue to the bureau, and the messages that follow.",
-            [JobKind::PlaceOrder, JobKind::Notify],
+            "Sends the orders that wait in the queue to the bureau and the messages that follow, and does the jobs of the \
+             host's own processes.",
+            [JobKind::PlaceOrder, JobKind::Notify, JobKind::Custom],
         )
     }
 
@@ -32,7 +33,28 @@ impl Sync {
         )
     }
 
-    fn named(name: &'static str, title: &str, description: &str, jobs: [JobKind; 2]) -> Self {
+    pub(crate) fn productions() -> Self {
+        let Self(definition) = Self::named(
+            "CardsBatchSyncProduction",
+            "Go on with productions",
+            "Does what is left of local productions, activations and locks: what the personalizer and the CA could not do \
+             at once.",
+            [
+                JobKind::PrepareCard,
+                JobKind::IssueCertificate,
+                JobKind::HoldCertificate,
+                JobKind::FinishCard,
+                JobKind::DiscardCard,
+                JobKind::RemoveHold,
+                JobKind::RevokeCertificate,
+            ],
+        );
+        let definition =
+            definition.for_cards(None, None).gives(["issued", "active", "failed", "in doubt", "unchanged"]);
+        Self(ProcessDefinition { package: cards::PACKAGE.to_owned(), ..definition })
+    }
+
+    fn named(name: &'static str, title: &str, description: &str, jobs: impl IntoIterator<Item = JobKind>) -> Self {
         Self(
             ProcessDefinition::new(known_name(name), title, PACKAGE, ItemKind::Job)
                 .offered(Component::Background, StartPoint::Schedule)
@@ -62,6 +84,13 @@ impl Process for Sync {
 
     fn plan(&self, mut item: Item, _: &PlanContext<'_>) -> Result<Plan, Refusal> {
         let job = item.take_job()?;
+        if !self.0.jobs.contains(&job.kind()) {
+            let allowed: Vec<_> = self.0.jobs.iter().map(ToString::to_string).collect();
+            return Err(Refusal::new(
+                RefusalCode::WrongKind,
+                format!("job {} is to {}; {} does {}", job.id, job.kind(), self.0.name, allowed.join(", ")),
+            ));
+        }
         let state = item.card.map_or(job.state.name(), |card| card.state().name());
         Ok(Plan::store(ChangeSet::new(), Outcome::Unchanged { state: state.into() }).then_perform(job.id))
     }

@@ -1,227 +1,20 @@
-//! A card bureau on simulated time, for trials and tests.
-//!
-//! The [`SimulatedBureau`] takes orders, makes cards over days that pass in no time, and fails in every way in which a
-//! bureau can fail. It keeps its own books, so that a test can prove that nothing was ordered twice. All of it depends
-//! on a seed: the same seed gives the same fates, in whatever order the orders come.
-//!
-//! ```
-//! use std::sync::Arc;
-//! use std::time::Duration;
-//!
-//! use cardwright::adapters::simulator::{BureauBehaviour, PlaceScript, SimulatedBureau, SimulatedClock};
-//! use cardwright::host::{CardOrder, GoCardsProvider, PlaceOutcome};
-//! use futures::FutureExt as _;
-//!
-//! let clock = SimulatedClock::new("2030-01-07T08:00:00Z".parse()?);
-//! let bureau = SimulatedBureau::new(1, Arc::new(clock.clone())).behaving(BureauBehaviour::calm());
-//!
-//! // The bureau takes the order, and its answer gets lost.
-//! bureau.next_place(PlaceScript::LoseReplyAfterAccepting);
-//! let answers = bureau.place(&[CardOrder::new("order 1", "badge")]).now_or_never();
-//! assert!(matches!(answers.as_deref(), Some([PlaceOutcome::Unknown { .. }])));
-//! assert_eq!(bureau.productions_for("order 1"), 1);
-//!
-//! // Five days later the card is made.
-//! clock.advance(Duration::from_secs(5 * 24 * 60 * 60));
-//! assert_eq!(bureau.ledger()[0].status, "delivered");
-//! # Ok::<(), Box<dyn std::error::Error>>(())
-//! ```
-
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::fmt;
-use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use chrono::{DateTime, NaiveDateTime, SubsecRound as _, TimeDelta, Utc};
+use chrono::{DateTime, NaiveDateTime, SubsecRound as _, Utc};
 use serde::{Deserialize, Serialize};
 
+use super::dice::SplitMix64;
+use super::script::Scripts;
+use super::{later, lock, pass};
 use crate::card::{CardState, ReadOut};
 use crate::host::{
     Accepted, CardOrder, Clock, FindOutcome, GoCardsProvider, OrderStatus, PlaceOutcome, Placement, StatusMap,
     StatusOutcome,
 };
-
-// ---- time --------------------------------------------------------------------------------------------------------
-
-/// A clock whose time moves only when it is told to. Clones share one time.
-///
-/// A sleep begins when it is first polled, and is done when the time has been moved past its end.
-#[derive(Clone)]
-pub struct SimulatedClock {
-    time: Arc<Mutex<Time>>,
-}
-
-struct Time {
-    now: DateTime<Utc>,
-    auto: bool,
-    count: u64,
-    sleepers: BTreeMap<Alarm, Waker>,
-}
-
-/// When a sleep is over; the number keeps those of one moment in the order in which they began.
-type Alarm = (DateTime<Utc>, u64);
-
-impl SimulatedClock {
-    /// A clock that stands still at this time.
-    pub fn new(start: DateTime<Utc>) -> Self {
-        let time = Time { now: start, auto: false, count: 0, sleepers: BTreeMap::new() };
-        Self { time: Arc::new(Mutex::new(time)) }
-    }
-
-    /// From now on, a sleep moves the time by itself, for all clones of this clock: nobody has to call
-    /// [`advance`](Self::advance).
-    ///
-    /// Where several sleep at once, such as a late answer and the time-out that waits for it, the one that ends first
-    /// goes first: a sleep moves the time when it is polled for the second time and no other ends before it. A sleep
-    /// that is kept but no longer polled therefore holds up the later ones.
-    #[must_use]
-    pub fn auto(self) -> Self {
-        let wakers = {
-            let mut time = self.lock();
-            time.auto = true;
-            time.next_waker()
-        };
-        wake(wakers);
-        self
-    }
-
-    /// Moves the time on, and wakes the sleeps that are over then, first ended first.
-    pub fn advance(&self, by: Duration) {
-        let wakers = {
-            let mut time = self.lock();
-            let to = later(time.now, by);
-            time.pass(to)
-        };
-        wake(wakers);
-    }
-
-    /// Moves the time on to the end of the next sleep. `false` if nobody sleeps; the time stays then.
-    pub fn advance_to_next(&self) -> bool {
-        let wakers = {
-            let mut time = self.lock();
-            let Some((&(at, _), _)) = time.sleepers.first_key_value() else { return false };
-            time.pass(at)
-        };
-        wake(wakers);
-        true
-    }
-
-    /// How many sleep.
-    pub fn sleepers(&self) -> usize {
-        self.lock().sleepers.len()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Time> {
-        lock(&self.time)
-    }
-}
-
-impl fmt::Debug for SimulatedClock {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let time = self.lock();
-        f.debug_struct("SimulatedClock")
-            .field("now", &time.now)
-            .field("auto", &time.auto)
-            .field("sleepers", &time.sleepers.len())
-            .finish()
-    }
-}
-
-#[async_trait]
-impl Clock for SimulatedClock {
-    fn now(&self) -> DateTime<Utc> {
-        self.lock().now.trunc_subsecs(6)
-    }
-
-    async fn sleep(&self, duration: Duration) {
-        Sleep { clock: self, duration, alarm: None }.await;
-    }
-}
-
-impl Time {
-    /// Moves on and gives those to wake, in order.
-    fn pass(&mut self, to: DateTime<Utc>) -> Vec<Waker> {
-        self.now = self.now.max(to);
-        let mut wakers = Vec::new();
-        while let Some(entry) = self.sleepers.first_entry()
-            && entry.key().0 <= self.now
-        {
-            wakers.push(entry.remove());
-        }
-        wakers.extend(self.next_waker());
-        wakers
-    }
-
-    /// Where sleeps move the time, the next one must know that it is its turn.
-    fn next_waker(&self) -> Option<Waker> {
-        self.sleepers.first_key_value().filter(|_| self.auto).map(|(_, waker)| waker.clone())
-    }
-}
-
-struct Sleep<'a> {
-    clock: &'a SimulatedClock,
-    duration: Duration,
-    alarm: Option<Alarm>,
-}
-
-impl Future for Sleep<'_> {
-    type Output = ();
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
-        let clock = self.clock;
-        let mut time = clock.lock();
-        let begins = self.alarm.is_none();
-        let alarm = match self.alarm {
-            Some(alarm) => alarm,
-            None => {
-                // A time beyond what a clock can show never comes.
-                let at = TimeDelta::from_std(self.duration).ok().and_then(|by| time.now.checked_add_signed(by));
-                let Some(at) = at else { return Poll::Pending };
-                time.count += 1;
-                *self.alarm.insert((at, time.count))
-            }
-        };
-        if alarm.0 <= time.now {
-            return Poll::Ready(());
-        }
-        time.sleepers.insert(alarm, context.waker().clone());
-        if !time.auto {
-            return Poll::Pending;
-        }
-        if begins {
-            drop(time);
-            context.waker().wake_by_ref();
-            return Poll::Pending;
-        }
-        if time.sleepers.first_key_value().is_some_and(|(first, _)| *first != alarm) {
-            return Poll::Pending;
-        }
-        time.sleepers.remove(&alarm);
-        let wakers = time.pass(alarm.0);
-        drop(time);
-        wake(wakers);
-        Poll::Ready(())
-    }
-}
-
-impl Drop for Sleep<'_> {
-    fn drop(&mut self) {
-        let waker = {
-            let mut time = self.clock.lock();
-            let slept = self.alarm.and_then(|alarm| time.sleepers.remove(&alarm));
-            slept.and_then(|_| time.next_waker())
-        };
-        wake(waker);
-    }
-}
-
-/// Called without the lock: a waker may run anything.
-fn wake(wakers: impl IntoIterator<Item = Waker>) {
-    wakers.into_iter().for_each(Waker::wake);
-}
 
 // ---- behaviour ---------------------------------------------------------------------------------------------------
 
@@ -279,17 +72,6 @@ pub struct BureauBehaviour {
     pub delivered_after: Duration,
     /// By how much the bureau may take longer than that, for each order and step.
     pub spread: Duration,
-}
-
-macro_rules! setters {
-    ($($name:ident: $type:ty),* $(,)?) => {$(
-        #[doc = concat!("The same with this [`", stringify!($name), "`](field@Self::", stringify!($name), ").")]
-        #[must_use]
-        pub const fn $name(mut self, $name: $type) -> Self {
-            self.$name = $name;
-            self
-        }
-    )*};
 }
 
 impl BureauBehaviour {
@@ -446,14 +228,10 @@ struct Books {
     by_order_id: BTreeMap<String, usize>,
     by_reference: BTreeMap<String, Vec<usize>>,
     tries: BTreeMap<String, u64>,
-    next: VecDeque<PlaceScript>,
-    next_where: Vec<(Matcher, PlaceScript)>,
-    every_where: Vec<(Matcher, PlaceScript)>,
+    scripts: Scripts<CardOrder, PlaceScript>,
     outage_until: Option<DateTime<Utc>>,
     calls: BureauCalls,
 }
-
-type Matcher = Box<dyn Fn(&CardOrder) -> bool + Send>;
 
 impl SimulatedBureau {
     /// A bureau without orders.
@@ -490,19 +268,19 @@ impl SimulatedBureau {
 
     /// Decides the fate of the next order; called again, of the one after it. Not used up during an outage.
     pub fn next_place(&self, script: PlaceScript) {
-        self.lock().next.push_back(script);
+        self.lock().scripts.next(script);
     }
 
     /// Decides the fate of the next order that matches. Goes before [`next_place`](Self::next_place). The closure must
     /// not call the bureau.
     pub fn next_place_where(&self, matches: impl Fn(&CardOrder) -> bool + Send + 'static, script: PlaceScript) {
-        self.lock().next_where.push((Box::new(matches), script));
+        self.lock().scripts.next_where(matches, script);
     }
 
     /// Decides the fate of every order that matches and for which nothing else was scripted. The closure must not call
     /// the bureau.
     pub fn every_place_where(&self, matches: impl Fn(&CardOrder) -> bool + Send + 'static, script: PlaceScript) {
-        self.lock().every_where.push((Box::new(matches), script));
+        self.lock().scripts.every_where(matches, script);
     }
 
     /// Is out of reach until then: nothing is accepted, read or found.
@@ -591,11 +369,7 @@ impl GoCardsProvider for SimulatedBureau {
 
     async fn place(&self, orders: &[CardOrder]) -> Vec<PlaceOutcome> {
         let (answers, wait) = self.take(orders);
-        if wait == Duration::MAX {
-            std::future::pending::<()>().await;
-        } else if !wait.is_zero() {
-            self.clock.sleep(wait).await;
-        }
+        pass(&*self.clock, wait).await;
         answers
     }
 
@@ -658,15 +432,7 @@ impl Books {
         let tries = self.tries.entry(order.reference.clone()).or_default();
         *tries += 1;
         let drawn = self.behaviour.draw_place(&mut SplitMix64::of(seed, "place", &order.reference, *tries));
-
-        if let Some(index) = self.next_where.iter().position(|(matches, _)| matches(order)) {
-            return self.next_where.remove(index).1;
-        }
-        if let Some(script) = self.next.pop_front() {
-            return script;
-        }
-        let every = self.every_where.iter().find(|(matches, _)| matches(order));
-        every.map_or(drawn, |(_, script)| script.clone())
+        self.scripts.take(order).unwrap_or(drawn)
     }
 
     fn accept(&mut self, seed: u64, order: &CardOrder, now: DateTime<Utc>) -> Accepted {
@@ -960,53 +726,4 @@ fn order_id(number: usize) -> String {
 
 fn without_zone(at: DateTime<Utc>) -> NaiveDateTime {
     at.naive_utc().trunc_subsecs(0)
-}
-
-fn later(at: DateTime<Utc>, by: Duration) -> DateTime<Utc> {
-    TimeDelta::from_std(by).ok().and_then(|by| at.checked_add_signed(by)).unwrap_or(DateTime::<Utc>::MAX_UTC)
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// The generator of Steele, Lea and Flood: small, and the same on every machine.
-struct SplitMix64(u64);
-
-impl SplitMix64 {
-    /// The draws for one question about one thing.
-    fn of(seed: u64, question: &str, thing: &str, count: u64) -> Self {
-        let mut dice = Self(seed);
-        let words = question.bytes().chain([0]).chain(thing.bytes()).map(u64::from).chain([count]);
-        for word in words {
-            dice.0 = dice.next() ^ word;
-        }
-        dice
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        mixed ^ (mixed >> 31)
-    }
-
-    /// Draws once from a thousand; then each rate asked takes its share of what is left.
-    fn strikes(&mut self) -> impl FnMut(u16) -> bool + use<> {
-        let mut left = self.next() % 1000;
-        move |rate| {
-            let strikes = left < u64::from(rate);
-            left = left.saturating_sub(u64::from(rate));
-            strikes
-        }
-    }
-
-    fn one_of<'a>(&mut self, texts: &[&'a str; 3]) -> &'a str {
-        texts[(self.next() % 3) as usize]
-    }
-
-    fn up_to(&mut self, longest: Duration) -> Duration {
-        Duration::from_secs(self.next() % longest.as_secs().saturating_add(1))
-    }
 }

@@ -1,0 +1,436 @@
+//! Calls to the card personalizer and the certificate authority.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use futures::future::join_all;
+
+use super::Engine;
+use super::jobs::{Answer, By, Done, clean};
+use crate::card::Card;
+use crate::certificate::{Certificate, CertificateKind, CertificateState, IssuedCertificate, StateAtCa};
+use crate::error::{During as _, Error};
+use crate::host::{
+    CaOutcome, CardCertificate, CardPersonalizer, CertificateAuthority, CertificateOrder, DiscardOutcome,
+    FindCertificateOutcome, FinishOrder, FinishOutcome, IssueOutcome, PrepareOrder, PrepareOutcome, Prepared,
+};
+use crate::id::{CardId, UserId};
+use crate::job::{Job, JobKind, Task};
+use crate::process::{ProductionAnswer, production};
+use crate::production::{Delivery, Production, SecretPlan};
+use crate::production_type::EMAIL;
+use crate::secret::Secret;
+use crate::user::User;
+
+/// The longest text in PEM that is taken from outside, in bytes.
+const LONGEST_PEM: usize = 65_536;
+
+/// The longest handle, serial number or issuer that is taken from outside, in characters.
+const LONGEST_NAME: usize = 200;
+
+impl Engine {
+    /// Prepares cards; true if the personalizer does not want to be called for now.
+    pub(super) async fn prepare(&self, jobs: Vec<Job>, by: By<'_>, done: &mut Vec<Done>) -> Result<bool, Error> {
+        let Some(personalizer) = &self.personalizer else {
+            return self.nobody(jobs, "no card personalizer", by, done).await;
+        };
+        let Waiting { at_hand, mut answers } = self.waiting(jobs).await?;
+        let mut fresh = Vec::new();
+        for (job, card) in at_hand {
+            if job.attempt.is_some() {
+                answers.push((job, doubt("preparing it was interrupted")));
+            } else {
+                fresh.push((job, card));
+            }
+        }
+        let calls = self.store_attempts(fresh).await?.into_iter().map(|(job, card)| async move {
+            let (production, reference) = (card.production.as_ref(), reference(&job));
+            let wanted = production.map_or(&[][..], |production| &production.certificates);
+            let order = PrepareOrder::new(&reference, &card, wanted);
+            let outcome = self.in_time(personalizer.prepare(&order), self.settings.call_time_out).await;
+            let answer = match outcome {
+                Some(PrepareOutcome::Prepared(prepared)) => checked_card(prepared),
+                Some(PrepareOutcome::Spoiled { reason }) => failed(&reason),
+                Some(PrepareOutcome::Unavailable { reason }) => self.not_done(&job, &reason),
+                Some(PrepareOutcome::Unknown { reason }) => doubt(&reason),
+                None => doubt("the personalizer did not answer in time"),
+            };
+            (job, answer)
+        });
+        answers.extend(join_all(calls).await);
+        self.store_all(answers, by, done).await
+    }
+
+    /// Has certificates issued. An order that was perhaps taken is looked for first.
+    pub(super) async fn issue(&self, jobs: Vec<Job>, by: By<'_>, done: &mut Vec<Done>) -> Result<bool, Error> {
+        let Some(authority) = &self.certificate_authority else {
+            return self.nobody(jobs, "no certificate authority", by, done).await;
+        };
+        let Waiting { at_hand, mut answers } = self.waiting(jobs).await?;
+        let (again, fresh): (Vec<_>, Vec<_>) = at_hand.into_iter().partition(|(job, _)| job.attempt.is_some());
+        let mut ordered = Vec::new();
+        for (job, card) in fresh {
+            match self.certificate_order(&job, &card) {
+                Ok(order) => ordered.push((job, order)),
+                Err(reason) => answers.push((job, failed(&reason))),
+            }
+        }
+        let first = self.store_attempts(ordered).await?.into_iter().map(|(job, order)| async move {
+            let answer = self.ask_for(authority.as_ref(), &job, &order).await;
+            (job, answer)
+        });
+        answers.extend(join_all(first).await);
+        let looks = again.into_iter().map(|(job, card)| async move {
+            let key = production::certificate_key(&job);
+            let answer = match self.look(authority.as_ref(), &job, &key).await {
+                Some(answer) => answer,
+                // There is nothing under the key, and there can be but one certificate: it is asked for again.
+                None => match self.certificate_order(&job, &card) {
+                    Ok(order) => self.ask_for(authority.as_ref(), &job, &order).await,
+                    Err(reason) => failed(&reason),
+                },
+            };
+            (job, answer)
+        });
+        answers.extend(join_all(looks).await);
+        self.store_all(answers, by, done).await
+    }
+
+    async fn ask_for(&self, authority: &dyn CertificateAuthority, job: &Job, order: &CertificateOrder) -> Answer {
+        match self.in_time(authority.issue(order), self.settings.call_time_out).await {
+            Some(IssueOutcome::Issued(issued)) => checked_certificate(issued),
+            Some(IssueOutcome::Pending) => self.pending(),
+            Some(IssueOutcome::Refused { reason }) => failed(&reason),
+            Some(IssueOutcome::Unavailable { reason }) => self.not_done(job, &reason),
+            Some(IssueOutcome::Unknown { reason }) => self.perhaps_issued(authority, job, &reason).await,
+            None => self.perhaps_issued(authority, job, "the CA did not answer in time").await,
+        }
+    }
+
+    async fn perhaps_issued(&self, authority: &dyn CertificateAuthority, job: &Job, reason: &str) -> Answer {
+        let key = production::certificate_key(job);
+        self.look(authority, job, &key).await.unwrap_or_else(|| self.later(job, reason))
+    }
+
+    /// What is found under a key; `None` if there is nothing.
+    async fn look(&self, authority: &dyn CertificateAuthority, job: &Job, key: &str) -> Option<Answer> {
+        Some(match self.in_time(authority.find(key), self.settings.call_time_out).await {
+            Some(FindCertificateOutcome::Found { certificate, .. }) => checked_certificate(certificate),
+            Some(FindCertificateOutcome::Pending) => self.pending(),
+            Some(FindCertificateOutcome::Refused { reason }) => failed(&reason),
+            Some(FindCertificateOutcome::NotFound) => return None,
+            Some(FindCertificateOutcome::CannotLook) => {
+                doubt("the CA did not say whether it issued the certificate, and cannot look")
+            }
+            Some(FindCertificateOutcome::Unavailable { reason }) => self.later(job, &reason),
+            None => self.later(job, "the look-up was not answered in time"),
+        })
+    }
+
+    fn certificate_order(&self, job: &Job, card: &Card) -> Result<CertificateOrder, String> {
+        let (Task::IssueCertificate { kind }, Some(production)) = (&job.task, &card.production) else {
+            return Err("the card is not in production".to_owned());
+        };
+        let profile = self
+            .rules
+            .certificate_profiles
+            .get(kind)
+            .ok_or_else(|| format!("the house has no certificate profile for {kind}"))?;
+        let valid_until = card.valid_until.ok_or("the card has no validity")?;
+        let name = card.attributes.get("commonName").filter(|name| !name.trim().is_empty());
+        let name = name.ok_or("the card has no common name")?;
+        let mut order = CertificateOrder::new(production::certificate_key(job), profile, name, valid_until);
+        order.upn = card.attributes.get("upn").cloned();
+        order.email = card.attributes.get(EMAIL).cloned();
+        order.request = production.requests.get(kind).cloned();
+        Ok(order)
+    }
+
+    /// Puts certificates on hold, takes them off hold, revokes them.
+    pub(super) async fn tell_ca(&self, jobs: Vec<Job>, by: By<'_>, done: &mut Vec<Done>) -> Result<bool, Error> {
+        let Some(authority) = &self.certificate_authority else {
+            return self.nobody(jobs, "no certificate authority", by, done).await;
+        };
+        let (holds, others): (Vec<_>, Vec<_>) =
+            jobs.into_iter().partition(|job| job.kind() == JobKind::HoldCertificate);
+        let Waiting { at_hand, mut answers } = self.waiting(holds).await?;
+        let jobs = at_hand.into_iter().map(|(job, _)| job).chain(others);
+        let named: Vec<_> = jobs.filter_map(|job| Some((named_certificate(&job)?, job))).collect();
+        let ids: Vec<_> = named.iter().map(|(id, _)| *id).collect();
+        let certificates = self.certificates_by_id(&ids).await?;
+        let calls = named.into_iter().map(|(id, job)| {
+            let certificate = certificates.get(&id);
+            async move {
+                let answer = match certificate {
+                    Some(certificate) => self.ask_ca(authority.as_ref(), &job, certificate).await,
+                    None => Answer::Superseded,
+                };
+                (job, answer)
+            }
+        });
+        answers.extend(join_all(calls).await);
+        self.store_all(answers, by, done).await
+    }
+
+    async fn ask_ca(&self, authority: &dyn CertificateAuthority, job: &Job, certificate: &Certificate) -> Answer {
+        let issued = &certificate.issued;
+        let (call, done) = match &job.task {
+            Task::HoldCertificate { .. } => (authority.hold(issued), StateAtCa::OnHold),
+            Task::RemoveHold { .. } if certificate.state() != CertificateState::Valid => return Answer::Superseded,
+            Task::RemoveHold { .. } => (authority.remove_hold(issued), StateAtCa::Valid),
+            Task::RevokeCertificate { reason, .. } => (authority.revoke(issued, *reason), StateAtCa::Revoked),
+            _ => return Answer::Superseded,
+        };
+        let at_ca = |state| Answer::Production(ProductionAnswer::AtCa(state));
+        let no = |reason: &str| match job.kind() {
+            JobKind::HoldCertificate => failed(reason),
+            _ => Answer::JobDoubt { reason: clean(reason) },
+        };
+        match self.in_time(call, self.settings.call_time_out).await {
+            Some(CaOutcome::Done) => at_ca(done),
+            Some(CaOutcome::AlreadyRevoked) => at_ca(StateAtCa::Revoked),
+            Some(CaOutcome::AlreadyExpired) => at_ca(StateAtCa::Expired),
+            Some(CaOutcome::Refused { reason }) => no(&reason),
+            Some(CaOutcome::Unsupported) => no("the CA does not do that"),
+            Some(CaOutcome::Unavailable { reason }) => self.later(job, &reason),
+            None => self.later(job, "the CA did not answer in time"),
+        }
+    }
+
+    /// Finishes cards: PIN and PUK are drawn here, and handed on once.
+    pub(super) async fn finish(&self, jobs: Vec<Job>, by: By<'_>, done: &mut Vec<Done>) -> Result<bool, Error> {
+        let Some(personalizer) = &self.personalizer else {
+            return self.nobody(jobs, "no card personalizer", by, done).await;
+        };
+        let Waiting { at_hand, mut answers } = self.waiting(jobs).await?;
+        let cards = at_hand.iter().map(|(_, card)| card.id).collect();
+        let mut certificates = self.certificates_of(cards).await.during("loading certificates")?;
+        let mut fresh = Vec::new();
+        for (job, card) in at_hand {
+            if job.attempt.is_some() {
+                answers.push((job, doubt("finishing it was interrupted")));
+                continue;
+            }
+            let own = certificates.remove(&card.id).unwrap_or_default();
+            match self.to_finish(&job, &card, own).await {
+                Ok(parts) => fresh.push((job, (card, parts))),
+                Err(answer) => answers.push((job, answer)),
+            }
+        }
+        let calls = self.store_attempts(fresh).await?.into_iter().map(|(job, (card, parts))| async move {
+            let answer = self.finish_one(personalizer.as_ref(), &job, &card, parts).await;
+            (job, answer)
+        });
+        answers.extend(join_all(calls).await);
+        self.store_all(answers, by, done).await
+    }
+
+    async fn finish_one(
+        &self,
+        personalizer: &dyn CardPersonalizer,
+        job: &Job,
+        card: &Card,
+        parts: FinishParts,
+    ) -> Answer {
+        let reference = reference(job);
+        let mut order = FinishOrder::new(&reference, &parts.handle, card);
+        order.certificates = parts.certificates;
+        order.pin = parts.pin;
+        order.puk = parts.puk;
+        match self.in_time(personalizer.finish(order), self.settings.call_time_out).await {
+            Some(FinishOutcome::Good) => Answer::Production(ProductionAnswer::Finished),
+            Some(FinishOutcome::Spoiled { reason }) => failed(&reason),
+            Some(FinishOutcome::Unavailable { reason }) => self.not_done(job, &reason),
+            Some(FinishOutcome::Unknown { reason }) => doubt(&reason),
+            None => doubt("the personalizer did not answer in time"),
+        }
+    }
+
+    /// What the personalizer needs to finish a card, or why it is not finished now.
+    async fn to_finish(&self, job: &Job, card: &Card, certificates: Vec<Certificate>) -> Result<FinishParts, Answer> {
+        let Some(production) = &card.production else { return Err(Answer::Superseded) };
+        let handle = production.handle.clone().ok_or_else(|| failed("the card was not prepared"))?;
+        let made: BTreeMap<CertificateKind, Certificate> = certificates
+            .into_iter()
+            .filter(|c| c.production == production.id && c.state() == CertificateState::Issued)
+            .map(|certificate| (certificate.kind, certificate))
+            .collect();
+        let mut to_write = Vec::with_capacity(made.len());
+        for kind in &production.certificates {
+            let certificate =
+                made.get(kind).ok_or_else(|| failed(&format!("the certificate for {kind} is missing")))?;
+            let private_key = self.private_key(job, production, certificate).await?;
+            to_write.push(CardCertificate { kind: *kind, certificate: certificate.issued.clone(), private_key });
+        }
+        Ok(FinishParts {
+            handle,
+            certificates: to_write,
+            pin: self.draw(production.pin).map_err(|error| self.later(job, &error.to_string()))?,
+            puk: self.draw(production.puk).map_err(|error| self.later(job, &error.to_string()))?,
+        })
+    }
+
+    /// The key of a certificate whose key the CA made.
+    async fn private_key(
+        &self,
+        job: &Job,
+        production: &Production,
+        certificate: &Certificate,
+    ) -> Result<Option<Secret>, Answer> {
+        if production.requests.contains_key(&certificate.kind) {
+            return Ok(None);
+        }
+        let Some(authority) = &self.certificate_authority else {
+            return Err(self.later(job, "no certificate authority is set up here"));
+        };
+        match self.in_time(authority.find(&certificate.key), self.settings.call_time_out).await {
+            Some(FindCertificateOutcome::Found { private_key: Some(key), .. }) => Ok(Some(key)),
+            Some(FindCertificateOutcome::Unavailable { reason }) => Err(self.later(job, &reason)),
+            None => Err(self.later(job, "the CA did not answer in time")),
+            Some(_) => {
+                Err(failed(&format!("the CA does not give the key of the certificate for {}", certificate.kind)))
+            }
+        }
+    }
+
+    fn draw(&self, plan: SecretPlan) -> std::io::Result<Option<(Secret, Delivery)>> {
+        if plan.delivery == Delivery::None {
+            return Ok(None);
+        }
+        let secret = Secret::digits(usize::from(plan.length), |bytes| self.entropy.fill(bytes))?;
+        Ok(Some((secret, plan.delivery)))
+    }
+
+    /// Has cards put aside that are not finished any more.
+    pub(super) async fn discard(&self, jobs: Vec<Job>, by: By<'_>, done: &mut Vec<Done>) -> Result<bool, Error> {
+        let Some(personalizer) = &self.personalizer else {
+            return self.nobody(jobs, "no card personalizer", by, done).await;
+        };
+        let calls = jobs.into_iter().map(|job| async move {
+            let handle = if let Task::DiscardCard { handle } = &job.task { handle.as_str() } else { "" };
+            let answer = match self.in_time(personalizer.discard(handle), self.settings.call_time_out).await {
+                Some(DiscardOutcome::Done) => {
+                    Answer::Ended { remark: "put aside".to_owned(), noted: None, refused: false }
+                }
+                Some(DiscardOutcome::Unavailable { reason }) => self.later(&job, &reason),
+                None => self.later(&job, "the personalizer did not answer in time"),
+            };
+            (job, answer)
+        });
+        let answers = join_all(calls).await;
+        self.store_all(answers, by, done).await
+    }
+
+    /// The jobs whose card's production waits for them, with the card; answers for the others.
+    async fn waiting(&self, jobs: Vec<Job>) -> Result<Waiting, Error> {
+        let mut cards = self.cards_by_id(jobs.iter().filter_map(|job| job.card).collect()).await?;
+        let holders: BTreeSet<UserId> = cards.values().filter_map(|card| card.holder.clone()).collect();
+        let users = self.users_by_id(holders).await?;
+        let mut waiting = Waiting { at_hand: Vec::with_capacity(jobs.len()), answers: Vec::new() };
+        for job in jobs {
+            let card = job.card.and_then(|card: CardId| cards.remove(&card));
+            match card.filter(|card| production::waits_for(card, &job)) {
+                None => waiting.answers.push((job, Answer::Superseded)),
+                // What was perhaps done is settled before the holder is looked at.
+                Some(card) => match inactive_holder(&card, &users).filter(|_| job.attempt.is_none()) {
+                    Some(holder) => {
+                        let reason = format!("user {holder} is not active any more");
+                        waiting.answers.push((job, failed(&reason)));
+                    }
+                    None => waiting.at_hand.push((job, card)),
+                },
+            }
+        }
+        Ok(waiting)
+    }
+
+    async fn nobody(&self, jobs: Vec<Job>, who: &str, by: By<'_>, done: &mut Vec<Done>) -> Result<bool, Error> {
+        let answers = jobs.into_iter().map(|job| {
+            let answer = self.later(&job, &format!("{who} is set up here"));
+            (job, answer)
+        });
+        self.store_all(answers.collect(), by, done).await
+    }
+
+    /// Stores answers; true if all say that it is not for now.
+    async fn store_all(&self, answers: Vec<(Job, Answer)>, by: By<'_>, done: &mut Vec<Done>) -> Result<bool, Error> {
+        let not_now = |answer: &Answer| matches!(answer, Answer::Later { .. } | Answer::NotDone { .. });
+        let halted = !answers.is_empty() && answers.iter().all(|(_, answer)| not_now(answer));
+        self.store(answers, by, done).await?;
+        Ok(halted)
+    }
+
+    fn later(&self, job: &Job, reason: &str) -> Answer {
+        Answer::Later { until: self.back_off(job.setbacks), reason: clean(reason) }
+    }
+
+    fn not_done(&self, job: &Job, reason: &str) -> Answer {
+        Answer::NotDone { until: self.back_off(job.setbacks), reason: clean(reason) }
+    }
+
+    fn pending(&self) -> Answer {
+        Answer::Later { until: self.next_poll(), reason: "the CA has not decided yet".to_owned() }
+    }
+}
+
+struct Waiting {
+    at_hand: Vec<(Job, Card)>,
+    answers: Vec<(Job, Answer)>,
+}
+
+struct FinishParts {
+    handle: String,
+    certificates: Vec<CardCertificate>,
+    pin: Option<(Secret, Delivery)>,
+    puk: Option<(Secret, Delivery)>,
+}
+
+fn failed(reason: &str) -> Answer {
+    Answer::Production(ProductionAnswer::Failed { reason: clean(reason) })
+}
+
+fn doubt(reason: &str) -> Answer {
+    Answer::Production(ProductionAnswer::InDoubt { reason: clean(reason) })
+}
+
+fn reference(job: &Job) -> String {
+    job.attempt.as_ref().map_or_else(String::new, |attempt| attempt.reference.clone())
+}
+
+fn named_certificate(job: &Job) -> Option<crate::id::CertificateId> {
+    match &job.task {
+        Task::HoldCertificate { certificate }
+        | Task::RemoveHold { certificate }
+        | Task::RevokeCertificate { certificate, .. } => Some(*certificate),
+        _ => None,
+    }
+}
+
+fn inactive_holder<'a>(card: &'a Card, users: &BTreeMap<UserId, User>) -> Option<&'a UserId> {
+    card.holder.as_ref().filter(|holder| !users.get(*holder).is_some_and(User::is_active))
+}
+
+/// A prepared card; in doubt if it has no usable handle: there is a card that nobody can name.
+fn checked_card(prepared: Prepared) -> Answer {
+    let named = |name: &str| !name.trim().is_empty() && *name == clean(name) && name.chars().count() <= LONGEST_NAME;
+    if !named(&prepared.handle) || !prepared.chip_serial.as_deref().is_none_or(named) {
+        return doubt("the personalizer gave a handle or chip serial that is none");
+    }
+    if !prepared.requests.values().all(|request| is_pem(request)) {
+        return doubt("the personalizer gave a certificate request that is none");
+    }
+    Answer::Production(ProductionAnswer::Prepared(prepared))
+}
+
+/// An issued certificate; in doubt if it cannot be one: it may be revoked by a person only.
+fn checked_certificate(issued: IssuedCertificate) -> Answer {
+    let named = |name: &str| !name.trim().is_empty() && *name == clean(name) && name.chars().count() <= LONGEST_NAME;
+    if named(&issued.issuer) && named(&issued.serial) && is_pem(&issued.pem) {
+        Answer::Production(ProductionAnswer::Issued(issued))
+    } else {
+        doubt("the CA gave a certificate that is none")
+    }
+}
+
+fn is_pem(text: &str) -> bool {
+    text.len() <= LONGEST_PEM && text.trim_start().starts_with("-----BEGIN ") && !text.contains('\0')
+}

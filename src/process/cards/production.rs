@@ -1,0 +1,488 @@
+//! The local production of a card as a chain of jobs: prepare → issue each certificate → hold each, where the end state is on
+//! hold → finish. Pure functions from job, card and answer to a change set; each says which job comes next.
+//!
+//! Our state of a certificate is what our processes decided; what the CA last said stands beside it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::card::{Busy, Card, CardState, Failure, FailurePhase};
+use crate::certificate::{
+    Certificate, CertificateKind, CertificateState, IssuedCertificate, RevocationReason, StateAtCa,
+};
+use crate::change_set::{ChangeSet, Reservation};
+use crate::history::{ObjectId, Stamp, Why};
+use crate::host::Prepared;
+use crate::id::{CardId, CertificateId, JobId, UserId};
+use crate::job::{Job, JobState, Task};
+use crate::options::{
+    CARD_END_STATE, CERTIFICATE_END_STATE, CERTIFICATES, CardEndState, CertificateChoice, CertificateEndState,
+    MULTIPLE_ACTIVE, PIN_DELIVERY, PIN_LENGTH, PUK_DELIVERY, PUK_LENGTH, PinDelivery, PukDelivery, ResolvedOptions,
+};
+use crate::process::{Field, FieldKind, Outcome, Plan, PlanContext, Refusal, RefusalCode};
+use crate::production::{Delivery, Production, SecretPlan};
+use crate::state_graph::{State as _, TransitionError};
+
+/// What one link of a production, or one call to the CA, came to.
+#[derive(Clone, Debug)]
+pub(crate) enum ProductionAnswer {
+    /// The card is at hand.
+    Prepared(Prepared),
+    /// The CA made the certificate.
+    Issued(IssuedCertificate),
+    /// What the CA now says of the certificate that the job names.
+    AtCa(StateAtCa),
+    /// The card is complete.
+    Finished,
+    /// The production cannot go on: the card fails.
+    Failed { reason: String },
+    /// Something may have happened that only a person can see.
+    InDoubt { reason: String },
+}
+
+/// What an answer changes, and the jobs to perform next.
+pub(crate) struct Applied {
+    pub(crate) changes: ChangeSet,
+    pub(crate) outcome: Outcome,
+    pub(crate) next: Vec<JobId>,
+}
+
+/// The options that every production reads.
+pub(crate) const OPTIONS: [&str; 8] = [
+    PIN_LENGTH.name(),
+    PUK_LENGTH.name(),
+    PIN_DELIVERY.name(),
+    PUK_DELIVERY.name(),
+    CERTIFICATES.name(),
+    CARD_END_STATE.name(),
+    CERTIFICATE_END_STATE.name(),
+    MULTIPLE_ACTIVE.name(),
+];
+
+const YES: &str = "yes";
+const NO: &str = "no";
+
+/// One field for each kind of certificate that the operator is asked about.
+pub(crate) fn certificate_fields(options: &ResolvedOptions) -> Vec<Field> {
+    let Ok(choices) = options.get(CERTIFICATES) else { return Vec::new() };
+    let asked = CertificateKind::ALL.into_iter().filter_map(|kind| {
+        let preset = match choices.get(kind.name())? {
+            CertificateChoice::Ask => NO,
+            CertificateChoice::AskOn => YES,
+            CertificateChoice::Yes | CertificateChoice::No => return None,
+        };
+        let kinds = FieldKind::Choice(vec![YES.to_owned(), NO.to_owned()]);
+        Some(Field::required(field_of(kind), format!("Certificate for {kind}"), kinds).preset(preset))
+    });
+    asked.collect()
+}
+
+fn field_of(kind: CertificateKind) -> String {
+    format!("certificate.{kind}")
+}
+
+/// Begins the production of a card that is approved or failed.
+pub(crate) fn begin(mut card: Card, active: &[CardId], item: &str, context: &PlanContext<'_>) -> Result<Plan, Refusal> {
+    let certificates = chosen_certificates(context)?;
+    let equipment = &context.rules.equipment;
+    if !equipment.personalizer {
+        return Err(Refusal::new(RefusalCode::NotEquipped, "this office has no card personalizer"));
+    }
+    if !equipment.certificate_authority && !certificates.is_empty() {
+        return Err(Refusal::new(RefusalCode::NotEquipped, "this office has no certificate authority"));
+    }
+    let card_end_state = match context.option(CARD_END_STATE)? {
+        CardEndState::Issued => CardState::Issued,
+        CardEndState::Active => CardState::Active,
+    };
+    let certificate_end_state = match context.option(CERTIFICATE_END_STATE)? {
+        CertificateEndState::OnHold => CertificateState::OnHold,
+        CertificateEndState::Valid => CertificateState::Valid,
+    };
+    let mut changes = ChangeSet::new();
+    if card_end_state == CardState::Active {
+        take_active_place(&mut changes, &mut card, active, context)?;
+    }
+    let id = JobId::derive(context.run, item, "prepare card");
+    card.production = Some(Production {
+        id,
+        certificates,
+        card_end_state,
+        certificate_end_state,
+        pin: SecretPlan {
+            length: context.option(PIN_LENGTH)?,
+            delivery: match context.option(PIN_DELIVERY)? {
+                PinDelivery::Print => Delivery::Print,
+                PinDelivery::Email => Delivery::Email,
+                PinDelivery::NoPin => Delivery::None,
+            },
+        },
+        puk: SecretPlan {
+            length: context.option(PUK_LENGTH)?,
+            delivery: match context.option(PUK_DELIVERY)? {
+                PukDelivery::Print => Delivery::Print,
+                PukDelivery::Email => Delivery::Email,
+                PukDelivery::NoPuk => Delivery::None,
+            },
+        },
+        handle: None,
+        requests: BTreeMap::new(),
+    });
+    card.busy = Some(Busy { job: id, since: context.stamp.at, in_doubt: false });
+    let reference = id.to_string();
+    changes.note_card(&mut card, &context.stamp, Why::code("production_begun").about(&reference));
+    changes.jobs.push(Job::new(id, Task::PrepareCard, Some(card.id), &context.stamp));
+    let outcome = Outcome::Done { object: Some(ObjectId::Card(card.id)), state: "begun".into() };
+    changes.put_card(card);
+    Ok(Plan::store(changes, outcome).then_perform(id))
+}
+
+/// Keeps the user's place for an active card, unless several are allowed.
+pub(crate) fn take_active_place(
+    changes: &mut ChangeSet,
+    card: &mut Card,
+    active: &[CardId],
+    context: &PlanContext<'_>,
+) -> Result<(), Refusal> {
+    if context.option(MULTIPLE_ACTIVE)? {
+        return Ok(());
+    }
+    let Some(holder) = card.holder.clone() else { return Ok(()) };
+    if let Some(other) = active.first() {
+        return Err(Refusal::new(
+            RefusalCode::ActiveCard,
+            format!("user {holder} already has an active card: card {other}"),
+        ));
+    }
+    changes.reserve_for(card, active_key(&holder));
+    Ok(())
+}
+
+fn active_key(holder: &UserId) -> String {
+    format!("{}{holder}", Card::ACTIVE_KEY)
+}
+
+fn chosen_certificates(context: &PlanContext<'_>) -> Result<Vec<CertificateKind>, Refusal> {
+    let choices = context.option(CERTIFICATES)?;
+    let mut chosen = Vec::new();
+    for kind in CertificateKind::ALL {
+        let answer = context.answer(&field_of(kind));
+        let wanted = match choices.get(kind.name()) {
+            None | Some(CertificateChoice::No) => false,
+            Some(CertificateChoice::Yes) => true,
+            Some(CertificateChoice::Ask) => answer == YES,
+            Some(CertificateChoice::AskOn) => answer != NO,
+        };
+        if wanted {
+            if !context.rules.certificate_profiles.contains_key(&kind) {
+                return Err(Refusal::new(
+                    RefusalCode::Certificate,
+                    format!("the house has no certificate profile for {kind}"),
+                ));
+            }
+            chosen.push(kind);
+        }
+    }
+    Ok(chosen)
+}
+
+/// Whether the card's production waits for this job.
+pub(crate) fn waits_for(card: &Card, job: &Job) -> bool {
+    card.production.is_some()
+        && card.busy.as_ref().is_some_and(|busy| busy.job == job.id)
+        && matches!(job.state, JobState::Open | JobState::InDoubt)
+}
+
+/// The id of the certificate of this kind in a production.
+pub(crate) fn certificate_id(production: JobId, kind: CertificateKind) -> CertificateId {
+    CertificateId::new(uuid::Uuid::new_v5(&production.uuid(), kind.name().as_bytes()))
+}
+
+/// Our key at the CA for the certificate that this job has issued.
+pub(crate) fn certificate_key(job: &Job) -> String {
+    job.id.uuid().simple().to_string()
+}
+
+/// The key under which the serial number of a chip is kept, for good.
+pub(crate) fn chip_key(serial: &str) -> String {
+    format!("chip/{serial}")
+}
+
+/// Stores the answer to a link of the chain. The card must wait for the job. `certificates` are those of the card, `chips` who
+/// holds which chip key.
+pub(crate) fn link_answered(
+    mut job: Job,
+    card: Card,
+    certificates: Vec<Certificate>,
+    chips: &BTreeMap<String, String>,
+    answer: ProductionAnswer,
+    stamp: &Stamp<'_>,
+) -> Result<Applied, TransitionError> {
+    job.claim = None;
+    job.attempt = None;
+    job.setbacks = 0;
+    let (changes, Some(production)) = (ChangeSet::new(), card.production.clone()) else {
+        return Ok(Applied { changes: ChangeSet::new(), outcome: Outcome::card(&card), next: Vec::new() });
+    };
+    let mut link = Link { changes, next: Vec::new(), job, card, production, stamp: *stamp };
+    let outcome = match answer {
+        ProductionAnswer::Prepared(prepared) => link.prepared(prepared, chips)?,
+        ProductionAnswer::Issued(issued) => link.issued(issued),
+        ProductionAnswer::AtCa(state) => link.held(certificates, state)?,
+        ProductionAnswer::Finished => link.finished(certificates)?,
+        ProductionAnswer::Failed { reason } => link.failed(reason)?,
+        ProductionAnswer::InDoubt { reason } => link.in_doubt(&reason),
+    };
+    let Link { mut changes, next, job, mut card, .. } = link;
+    if card.production.is_some() {
+        changes.note_card(&mut card, stamp, Why::code(noted(&outcome, &job)).about(&job.id.to_string()));
+    }
+    changes.jobs.push(job);
+    changes.put_card(card);
+    Ok(Applied { changes, outcome, next })
+}
+
+/// One link that was answered.
+struct Link<'a> {
+    changes: ChangeSet,
+    next: Vec<JobId>,
+    job: Job,
+    card: Card,
+    production: Production,
+    stamp: Stamp<'a>,
+}
+
+impl Link<'_> {
+    fn prepared(&mut self, prepared: Prepared, chips: &BTreeMap<String, String>) -> Result<Outcome, TransitionError> {
+        self.production.handle = Some(prepared.handle);
+        let wanted: BTreeSet<_> = self.production.certificates.iter().copied().collect();
+        if !prepared.requests.is_empty() && !prepared.requests.keys().copied().eq(wanted) {
+            return self.failed("the personalizer gave requests for other certificates than wanted".to_owned());
+        }
+        self.production.requests = prepared.requests;
+        if let Some(serial) = prepared.chip_serial {
+            let key = chip_key(&serial);
+            let owner = self.card.id.to_string();
+            match chips.get(&key) {
+                Some(holder) if *holder != owner => {
+                    return self.failed(format!("the chip serial {serial} is already that of card {holder}"));
+                }
+                Some(_) => {}
+                None => self.changes.takes.push(Reservation { key, owner }),
+            }
+            self.card.chip_serial = Some(serial);
+        }
+        self.done();
+        self.go_on();
+        Ok(self.under_way())
+    }
+
+    fn issued(&mut self, issued: IssuedCertificate) -> Outcome {
+        let Task::IssueCertificate { kind } = self.job.task else { return self.under_way() };
+        let id = certificate_id(self.production.id, kind);
+        let key = certificate_key(&self.job);
+        let (certificate, entry) =
+            Certificate::issued(id, self.card.id, kind, self.production.id, key, issued, &self.stamp);
+        self.changes.certificates.push(certificate);
+        self.changes.history.push(entry);
+        self.done();
+        self.go_on();
+        self.under_way()
+    }
+
+    fn held(&mut self, certificates: Vec<Certificate>, state: StateAtCa) -> Result<Outcome, TransitionError> {
+        let Task::HoldCertificate { certificate: id } = self.job.task else { return Ok(self.under_way()) };
+        if let Some(mut certificate) = certificates.into_iter().find(|certificate| certificate.id == id) {
+            self.changes.history.push(certificate.note(&self.stamp, Why::code(at_ca_code(state))));
+            certificate.at_ca = state;
+            self.changes.certificates.push(certificate);
+        }
+        if state != StateAtCa::OnHold {
+            return self.failed(format!("certificate {id} could not be put on hold: {}", at_ca_code(state)));
+        }
+        self.done();
+        self.go_on();
+        Ok(self.under_way())
+    }
+
+    fn finished(&mut self, certificates: Vec<Certificate>) -> Result<Outcome, TransitionError> {
+        self.done();
+        self.card.production = None;
+        self.card.produced = Some(self.production.id);
+        self.card.busy = None;
+        self.card.failure = None;
+        let why = Why::code("produced");
+        self.changes.move_card(&mut self.card, self.production.card_end_state, &self.stamp, why)?;
+        let made = |certificate: &Certificate| {
+            certificate.production == self.production.id && certificate.state() == CertificateState::Issued
+        };
+        for certificate in certificates.into_iter().filter(made) {
+            self.changes.move_certificate(certificate, self.production.certificate_end_state, &self.stamp, why)?;
+        }
+        Ok(Outcome::card(&self.card))
+    }
+
+    /// The card fails; what was prepared is put aside. Its certificates stay issued until the sweep revokes them.
+    fn failed(&mut self, reason: String) -> Result<Outcome, TransitionError> {
+        self.done();
+        self.job.remark = Some(reason.clone());
+        self.card.production = None;
+        self.card.busy = None;
+        let why = Why::code("production_failed").because(&reason);
+        if self.card.state() == CardState::Failed {
+            self.changes.note_card(&mut self.card, &self.stamp, why);
+            self.give_back_active_place();
+        } else {
+            self.changes.move_card(&mut self.card, CardState::Failed, &self.stamp, why)?;
+        }
+        self.card.failure = Some(Failure { phase: FailurePhase::LocalProduction, cause: reason });
+        if let Some(handle) = self.production.handle.take() {
+            let id = self.job.follow_up("discard card");
+            self.changes.jobs.push(Job::new(id, Task::DiscardCard { handle }, Some(self.card.id), &self.stamp));
+            self.next.push(id);
+        }
+        Ok(Outcome::card(&self.card))
+    }
+
+    /// A card whose repeated production failed stays failed, and no longer keeps a place for an active card.
+    fn give_back_active_place(&mut self) {
+        for key in std::mem::take(&mut self.card.reservations) {
+            if self.card.needs(&key) {
+                self.card.reservations.push(key);
+            } else {
+                self.changes.releases.push(Reservation { key, owner: self.card.id.to_string() });
+            }
+        }
+    }
+
+    fn in_doubt(&mut self, reason: &str) -> Outcome {
+        self.job.state = JobState::InDoubt;
+        self.job.remark = Some(reason.to_owned());
+        if let Some(busy) = &mut self.card.busy {
+            busy.in_doubt = true;
+        }
+        Outcome::InDoubt { job: self.job.id, card: Some(self.card.id), reason: reason.to_owned() }
+    }
+
+    fn done(&mut self) {
+        self.job.state = JobState::Done;
+        self.job.remark = None;
+    }
+
+    /// The next link becomes the card's open job.
+    fn go_on(&mut self) {
+        let task = match &self.job.task {
+            Task::PrepareCard => self.issue_after(None),
+            Task::IssueCertificate { kind } => self.issue_after(Some(*kind)),
+            Task::HoldCertificate { certificate } => self.hold_after(Some(*certificate)),
+            _ => Task::FinishCard,
+        };
+        let id = self.job.follow_up(match &task {
+            Task::IssueCertificate { kind } => kind.name(),
+            Task::HoldCertificate { .. } => "hold certificate",
+            _ => "finish card",
+        });
+        self.changes.jobs.push(Job::new(id, task, Some(self.card.id), &self.stamp));
+        self.next.push(id);
+        self.card.busy = Some(Busy { job: id, since: self.stamp.at, in_doubt: false });
+        self.card.production = Some(self.production.clone());
+    }
+
+    fn issue_after(&self, before: Option<CertificateKind>) -> Task {
+        match after(&self.production.certificates, before) {
+            Some(kind) => Task::IssueCertificate { kind },
+            None => self.hold_after(None),
+        }
+    }
+
+    fn hold_after(&self, before: Option<CertificateId>) -> Task {
+        if self.production.certificate_end_state != CertificateState::OnHold {
+            return Task::FinishCard;
+        }
+        let ids: Vec<_> =
+            self.production.certificates.iter().map(|kind| certificate_id(self.production.id, *kind)).collect();
+        after(&ids, before).map_or(Task::FinishCard, |certificate| Task::HoldCertificate { certificate })
+    }
+
+    /// The production goes on: what counts for the item is how it ends.
+    fn under_way(&self) -> Outcome {
+        Outcome::Unchanged { state: self.card.state().name().into() }
+    }
+}
+
+/// What comes after an element; the first after none.
+fn after<T: Copy + PartialEq>(list: &[T], before: Option<T>) -> Option<T> {
+    match before {
+        None => list.first().copied(),
+        Some(before) => list.iter().copied().skip_while(|element| *element != before).nth(1),
+    }
+}
+
+/// What is noted of a card whose production goes on.
+fn noted(outcome: &Outcome, job: &Job) -> &'static str {
+    match (outcome, &job.task) {
+        (Outcome::InDoubt { .. }, _) => "in_doubt",
+        (_, Task::PrepareCard) => "card_prepared",
+        (_, Task::IssueCertificate { .. }) => "certificate_issued",
+        (_, Task::HoldCertificate { .. }) => "certificate_held",
+        _ => "production_noted",
+    }
+}
+
+fn at_ca_code(state: StateAtCa) -> &'static str {
+    match state {
+        StateAtCa::Valid => "valid_at_ca",
+        StateAtCa::OnHold => "on_hold_at_ca",
+        StateAtCa::Revoked => "revoked_at_ca",
+        StateAtCa::Expired => "expired_at_ca",
+    }
+}
+
+/// Revokes a certificate: ours at once, the CA's by a job that is stored with it.
+pub(crate) fn revoke(
+    changes: &mut ChangeSet,
+    certificate: Certificate,
+    reason: RevocationReason,
+    context: &PlanContext<'_>,
+    why: Why<'_>,
+) -> Result<Option<JobId>, TransitionError> {
+    let job = (certificate.at_ca != StateAtCa::Revoked).then(|| {
+        let id = JobId::derive(context.run, &certificate.id.to_string(), "revoke certificate");
+        let task = Task::RevokeCertificate { certificate: certificate.id, reason };
+        Job::new(id, task, Some(certificate.card), &context.stamp)
+    });
+    changes.move_certificate(certificate, CertificateState::Revoked, &context.stamp, why)?;
+    let id = job.as_ref().map(|job| job.id);
+    changes.jobs.extend(job);
+    Ok(id)
+}
+
+/// Stores what the CA says of a certificate after a revocation, or after a hold was removed. Ours follows where the CA has
+/// gone further than we have.
+pub(crate) fn at_ca(
+    mut job: Job,
+    certificate: Option<Certificate>,
+    state: StateAtCa,
+    stamp: &Stamp<'_>,
+) -> Result<(ChangeSet, Outcome), TransitionError> {
+    let mut changes = ChangeSet::new();
+    job.claim = None;
+    job.state = JobState::Done;
+    job.remark = Some(at_ca_code(state).replace('_', " "));
+    changes.jobs.push(job);
+    if let Some(mut certificate) = certificate {
+        let why = Why::code(at_ca_code(state));
+        certificate.at_ca = state;
+        let ours = match state {
+            StateAtCa::Revoked => CertificateState::Revoked,
+            StateAtCa::Expired => CertificateState::Expired,
+            StateAtCa::Valid | StateAtCa::OnHold => certificate.state(),
+        };
+        if crate::certificate::certificate_graph().allows(certificate.state(), ours) {
+            changes.move_certificate(certificate, ours, stamp, why)?;
+        } else {
+            changes.history.push(certificate.note(stamp, why));
+            changes.certificates.push(certificate);
+        }
+    }
+    Ok((changes, Outcome::Unchanged { state: at_ca_code(state).into() }))
+}
