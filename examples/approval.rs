@@ -164,7 +164,7 @@ async fn whose(engine: &Engine, item: &ItemId) -> Result<(String, String), Box<d
 /// A run that ended before its last item says why in its report; the same run id would finish it.
 fn finished(report: &Report) -> Result<(), Box<dyn Error>> {
     if let Some(why) = &report.interrupted {
-        return Err(format!("run {} was interrupted: {why:?}", report.run).into());
+        return Err(format!("run {} was interrupted: {why}", report.run).into());
     }
     Ok(())
 }

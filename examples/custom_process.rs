@@ -267,7 +267,7 @@ async fn act(engine: &Engine, process: &str, actor: &Actor, answer: Answer) -> R
     }
     // A run that ended before its last item says why in its report; the same run id would finish it.
     if let Some(why) = &execution.report().interrupted {
-        println!("  {}: interrupted, {why:?}", run.form.title);
+        println!("  {}: interrupted, {why}", run.form.title);
     }
     Ok(())
 }

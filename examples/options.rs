@@ -117,7 +117,7 @@ async fn order(engine: &Engine, operator: &Actor) -> Result<(), Box<dyn Error>> 
     let report = engine.next(&run, Answer::all(Filter::Users(Default::default()))).await?.finish().await?;
     // A run that ended before its last item says why in its report; the same run id would finish it.
     if let Some(why) = report.interrupted {
-        return Err(format!("run {} was interrupted: {why:?}", report.run).into());
+        return Err(format!("run {} was interrupted: {why}", report.run).into());
     }
     for card in engine.card_page(&Default::default(), None, 100).await? {
         let holder = card.holder.as_ref().map_or("", UserId::as_str);

@@ -98,7 +98,7 @@ async fn run() -> Result<(), Box<dyn Error>> {
 async fn show(engine: &Engine, what: &str, report: &Report) -> Result<(), Box<dyn Error>> {
     // A run that ended before its last item says why in its report; the same run id would finish it.
     if let Some(why) = &report.interrupted {
-        return Err(format!("run {} was interrupted: {why:?}", report.run).into());
+        return Err(format!("run {} was interrupted: {why}", report.run).into());
     }
     let cards = engine.card_page(&CardQuery::default(), None, 100).await?;
     let states: Vec<String> = cards.iter().map(|card| card.state().to_string()).collect();

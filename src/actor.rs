@@ -5,9 +5,12 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::{ActorId, UserId};
+use crate::id::{ActorId, InvalidId, RoleName, UserId};
 
 /// A role that an actor may have. What a role may do is the host's [`AccessPolicy`](crate::host::AccessPolicy).
+///
+/// The display is for people: `card production administrator`. As data, a role is written with underscores, `card_production_administrator`, and one
+/// of the host's own as `{"custom": "porter"}`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -25,7 +28,17 @@ pub enum Role {
     /// The background service; no person.
     BatchSync,
     /// A role of the host's own.
-    Custom(String),
+    Custom(RoleName),
+}
+
+impl Role {
+    /// A role of the host's own, by its name: 1 to 256 characters, none of them a control character.
+    ///
+    /// # Errors
+    /// [`InvalidId`] for any other name.
+    pub fn custom(name: impl AsRef<str>) -> Result<Self, InvalidId> {
+        RoleName::new(name).map(Self::Custom)
+    }
 }
 
 impl fmt::Display for Role {
@@ -37,7 +50,7 @@ impl fmt::Display for Role {
             Self::Administrator => "administrator",
             Self::SelfService => "self-service user",
             Self::BatchSync => "batch sync",
-            Self::Custom(name) => name,
+            Self::Custom(name) => name.as_str(),
         })
     }
 }

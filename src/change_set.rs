@@ -9,7 +9,7 @@ use crate::card::{Card, CardState};
 use crate::certificate::{Certificate, CertificateState};
 use crate::history::{ChainHead, HistoryEntry, ObjectId, Stamp, Why};
 use crate::id::JobId;
-use crate::job::Job;
+use crate::job::{Job, Task};
 use crate::state_graph::TransitionError;
 
 /// Everything that one commit stores together or not at all.
@@ -106,6 +106,13 @@ impl ChangeSet {
         if entries + of_records.count() as u64 != self.history.len() as u64 {
             return Err("there is a history entry of an object that is not changed".to_owned());
         }
+        let deep = |job: &&Job| matches!(&job.task, Task::Custom { data, .. } if depth(data) > DEEPEST);
+        if let Some(job) = self.jobs.iter().find(deep) {
+            return Err(format!("the data of job {} is nested deeper than {DEEPEST} levels", job.id));
+        }
+        if let Some(record) = self.records.iter().find(|record| depth(&record.value) > DEEPEST) {
+            return Err(format!("record {} is nested deeper than {DEEPEST} levels", record.key));
+        }
         let twice = |place: usize, job: &Job| self.jobs[..place].iter().any(|other| other.id == job.id);
         if let Some((_, job)) = self.jobs.iter().enumerate().find(|(place, job)| twice(*place, job)) {
             return Err(format!("job {} stands there twice", job.id));
@@ -163,11 +170,33 @@ impl ChangeSet {
         self.cards.push(card);
     }
 
-    /// Takes a reservation for a card that holds it as long as it is an open order.
+    /// Takes a reservation for a card, which gives it back once it needs it no longer: see [`move_card`](Self::move_card).
     pub fn reserve_for(&mut self, card: &mut Card, key: String) {
         self.takes.push(Reservation { key: key.clone(), owner: card.id.to_string() });
         card.reservations.push(key);
     }
+}
+
+/// How deep data of hosts may be nested: what is stored must be read back, and readers of JSON have a limit.
+const DEEPEST: usize = 64;
+
+/// How deep a value is nested; no deeper than one more than is allowed.
+fn depth(value: &serde_json::Value) -> usize {
+    let mut level: Vec<&serde_json::Value> = vec![value];
+    for depth in 0..=DEEPEST {
+        level = level
+            .into_iter()
+            .flat_map(|value| match value {
+                serde_json::Value::Array(values) => values.iter().collect::<Vec<_>>(),
+                serde_json::Value::Object(values) => values.values().collect(),
+                _ => Vec::new(),
+            })
+            .collect();
+        if level.is_empty() {
+            return depth;
+        }
+    }
+    DEEPEST + 1
 }
 
 /// A unique key that somebody holds, such as the open order of a user. Taking a taken key is a conflict, never an overwrite.
@@ -244,7 +273,7 @@ impl fmt::Display for Conflict {
 /// What is stored under a version of its own.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum StoredId {
-    /// A card or an approval request.
+    /// A card, a certificate, an approval request or a record.
     Object(ObjectId),
     /// A job.
     Job(JobId),

@@ -43,15 +43,15 @@ pub enum Error {
         why: &'static str,
     },
     /// The run id was used for something else: take another.
-    #[error("run {run} was begun as something else: its {what} was {found}, not {given}")]
+    #[error("run {run} was begun {}", begun_as(what, found, given))]
     RunTaken {
         /// The run.
         run: RunId,
         /// What differs: process, actor or answer.
         what: &'static str,
-        /// What it was begun with.
+        /// What it was begun with; of an answer only the digest is kept.
         found: String,
-        /// What was given now.
+        /// What was given now; of an answer its digest.
         given: String,
     },
     /// The process does not fit in this slot: take one of those it fits in.
@@ -67,6 +67,23 @@ pub enum Error {
     /// An option script has problems, all of them listed; the last good version stays in force.
     #[error(transparent)]
     Options(#[from] OptionProblems),
+    /// The process reads options of a script whose version cannot be used: it does not load in this release, or contradicts another script. An
+    /// administrator puts another version in force, see [`Engine::set_options`](crate::Engine::set_options) and
+    /// [`Engine::restore_options`](crate::Engine::restore_options); processes that read none of its options go on. A run that was begun with that
+    /// version cannot be continued in this release: open another.
+    #[error(
+        "{process} reads options of `{script}`, whose version {version} cannot be used: put another version in force"
+    )]
+    BrokenScript {
+        /// The process.
+        process: SymbolicName,
+        /// The script.
+        script: String,
+        /// The version that cannot be used, by its hash.
+        version: String,
+        /// What is wrong with it.
+        source: OptionProblems,
+    },
     /// One option cannot be read.
     #[error(transparent)]
     Option(#[from] OptionProblem),
@@ -121,6 +138,14 @@ impl Error {
             Self::ChangedMeanwhile { .. } => true,
             _ => false,
         }
+    }
+}
+
+/// In words what a run was begun with. The digests of two answers tell a person nothing.
+fn begun_as(what: &str, found: &str, given: &str) -> String {
+    match what {
+        "answer" => "with another answer".to_owned(),
+        what => format!("as something else: its {what} was {found}, not {given}"),
     }
 }
 

@@ -178,6 +178,11 @@ text_id! {
     ActorId
 }
 
+text_id! {
+    /// Names a role of the host's own, see [`Role::Custom`](crate::Role::Custom).
+    RoleName
+}
+
 /// The exact name of a process, an option, a script or a job performer, such as `CardsBoProcIssueMultiple`.
 ///
 /// Symbolic names are data: they are compared as written, and never derived, corrected or re-cased.

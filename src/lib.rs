@@ -45,6 +45,14 @@
 //! - [`host::GoCardsProvider`]: the bureau. Its contract keeps refused, unavailable, rate-limited and unknown apart.
 //! - [`host::Notifier`], [`host::AccessPolicy`], [`host::Clock`], [`host::JobPerformer`].
 //!
+//! [`host`] shows how one is written and which crates are needed beside this one.
+//!
+//! # Whom the engine trusts
+//! The engine believes its caller: who acts is what the host says in [`Actor`], so the host has authenticated the person before. A [`Run`] carries that
+//! actor and the versions of the options that count for it. It belongs on the host's side, in a session or a table: give people its form and its id,
+//! and take back an [`Answer`](process::Answer) only. A run that came back from a browser could name another actor. Answers, search filters and
+//! cursors, on the other hand, may come from anybody: they are checked. What the directory, the bureau and the CA say is checked for form, not for truth.
+//!
 //! # Examples by task
 //! `quickstart` (people from a CSV file, an office in an SQLite file, a batch order from end to end), `temporary_cards`,
 //! `approval`, `options`, `custom_process` (a package of your own), `custom_repository` (a store of your own against the
@@ -112,7 +120,9 @@ pub use engine::{
 };
 pub use error::Error;
 pub use history::{ChainError, ChainHead, ChainKey, Digest, HistoryEntry, ObjectId, Stamp, Why, verify_chain};
-pub use id::{ActorId, CardId, CertificateId, InvalidId, JobId, MessageId, RequestId, RunId, SymbolicName, UserId};
+pub use id::{
+    ActorId, CardId, CertificateId, InvalidId, JobId, MessageId, RequestId, RoleName, RunId, SymbolicName, UserId,
+};
 pub use job::{Attempt, Claim, Job, JobKind, JobState, Message, MessageKind, Recipient, Task};
 pub use production::{Delivery, Production, SecretPlan};
 pub use production_type::{AttributeError, CardElement, EMAIL, ElementError, ProductionType, UserToCardMap};

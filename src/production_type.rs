@@ -28,7 +28,7 @@ pub struct CardElement {
     pub name: String,
     /// The card attribute it is filled from; [`Card::NUMBER`] is the card's number.
     pub attribute: String,
-    /// Whether an order without it is refused.
+    /// Whether an order without it is refused. A value of which nothing would be seen, such as blanks, counts as none.
     pub required: bool,
     /// The greatest length in characters; longer values are refused, never cut.
     pub max_length: usize,
@@ -113,8 +113,21 @@ impl ProductionType {
             Card::NUMBER => card.number.as_deref(),
             attribute => card.attributes.get(attribute).map(String::as_str),
         };
-        value.filter(|value| !value.trim().is_empty())
+        value.filter(|value| !is_blank(value))
     }
+}
+
+/// Whether nothing of a text would be seen on a card: blanks and characters without a shape of their own, such as U+200B and U+200E.
+pub(crate) fn is_blank(text: &str) -> bool {
+    let unseen = |c: char| {
+        c.is_whitespace()
+            || c.is_control()
+            || matches!(u32::from(c),
+                0x00AD | 0x034F | 0x061C | 0x115F..=0x1160 | 0x17B4..=0x17B5 | 0x180B..=0x180F | 0x200B..=0x200F
+                | 0x202A..=0x202E | 0x2060..=0x206F | 0x2800 | 0x3164 | 0xFE00..=0xFE0F | 0xFEFF | 0xFFA0
+                | 0xFFF9..=0xFFFB | 0x1D173..=0x1D17A | 0xE0000..=0xE0FFF)
+    };
+    text.chars().all(unseen)
 }
 
 /// A card element that an order cannot be sent with. Names the element, never its value.

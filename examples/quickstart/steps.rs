@@ -240,6 +240,6 @@ impl Office {
 fn finished(report: &Report) -> Result<(), Box<dyn Error>> {
     match &report.interrupted {
         None => Ok(()),
-        Some(why) => Err(format!("run {} was interrupted, start this again to finish it: {why:?}", report.run).into()),
+        Some(why) => Err(format!("run {} was interrupted, start this again to finish it: {why}", report.run).into()),
     }
 }

@@ -65,6 +65,7 @@ impl fmt::Debug for MemoryRepository {
             .field("cards", &store.cards.len())
             .field("requests", &store.requests.len())
             .field("jobs", &store.jobs.len())
+            .field("certificates", &store.certificates.len())
             .finish_non_exhaustive()
     }
 }

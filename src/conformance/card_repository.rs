@@ -1470,7 +1470,7 @@ impl Scene {
             Actor::person(
                 self.actor.clone(),
                 self.holder.clone(),
-                [Role::Operator, Role::Custom("keeper of keys".to_owned())],
+                [Role::Operator, Role::custom("keeper of keys").expect("a good name")],
             ),
             &self.stamp(),
             Why::code("asked"),

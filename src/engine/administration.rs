@@ -11,12 +11,15 @@ use crate::actor::Actor;
 use crate::card::CardKind;
 use crate::card_number::NumberRange;
 use crate::change_set::{ChangeSet, Record};
-use crate::error::{During as _, Error};
+use crate::error::{During as _, Error, with_causes};
 use crate::history::{ObjectId, Why};
 use crate::host::{CommitError, Decision};
 use crate::id::{ActorId, SymbolicName};
-use crate::options::{Limits, OptionChange, OptionSource, Options, ScriptOptions, Subject, dry_run, load};
-use crate::process::Slot;
+use crate::options::{
+    BrokenScript, Limits, OptionChange, OptionProblem, OptionSource, Options, ProblemKind, ScriptOptions, Subject,
+    dry_run, load,
+};
+use crate::process::{ProcessDefinition, Slot};
 
 /// How often a record that others change at the same time is tried again.
 const TRIES: usize = 20;
@@ -38,6 +41,10 @@ struct Versions {
     versions: Vec<OptionVersion>,
 }
 
+/// The record that every change of what is in force raises, whatever the script. Two administrators who put scripts in force at the same moment,
+/// each of which is good by itself, meet here, and the second is checked against what the first has set.
+const OPTION_CHANGES: &str = "options";
+
 fn versions_key(script: &str) -> String {
     format!("options/{script}")
 }
@@ -51,24 +58,30 @@ fn source_key(script: &str, hash: &str) -> String {
 }
 
 impl Engine {
-    /// The options in force.
+    /// The options in force. A stored script that does not load in this release is listed by [`Options::broken`]; the options of the others can be
+    /// read.
     ///
     /// # Errors
-    /// [`Error::Store`]; [`Error::Options`] if a stored script does not load in this release.
+    /// [`Error::Store`]; [`Error::Record`] if the list of versions cannot be read.
     pub async fn options(&self) -> Result<Options, Error> {
         self.options_at(&BTreeMap::new()).await
     }
 
     /// Puts a script in force, or typed values in its place, after checking it. All problems are reported at once, and a
-    /// script with problems leaves the last good version in force.
+    /// script with problems leaves the last good version in force. It is checked together with the other scripts in force; one of those that does
+    /// not load in this release counts as it was shipped, and so does not stand in the way of the repair.
     ///
     /// # Errors
-    /// [`Error::Options`] with all problems; [`Error::NotPermitted`]; [`Error::Store`].
+    /// [`Error::Options`] with all problems; [`Error::NotPermitted`]; [`Error::ChangedMeanwhile`]; [`Error::Store`].
     pub async fn set_options(&self, script: &str, source: OptionSource, actor: &Actor) -> Result<OptionVersion, Error> {
         let act = self.permit(SET_OPTIONS, actor).await?;
-        let loaded = self.check(script, &source).await?;
+        let loaded = load(&self.catalogue, script, &source, &Limits::default())?;
         let hash = loaded.hash().to_owned();
         for _ in 0..TRIES {
+            // Read before what the script is checked against: whoever changes that from now on makes the commit fail.
+            let (mut changed, times) = self.record::<u64>(OPTION_CHANGES).await?;
+            self.options().await?.with(loaded.clone())?;
+            changed.value = to_value(OPTION_CHANGES, &times.saturating_add(1))?;
             let (mut record, mut held) = self.record::<Versions>(&versions_key(script)).await?;
             let stamp = self.stamp(actor, &act, None);
             let version = OptionVersion { hash: hash.clone(), actor: actor.id.clone(), at: stamp.at };
@@ -84,7 +97,7 @@ impl Engine {
             record.value = to_value(&record.key, &held)?;
             let mut changes = ChangeSet::new();
             changes.history.push(entry);
-            changes.records.push(record);
+            changes.records.extend([changed, record]);
             let key = source_key(script, &hash);
             let stored = self.repository.records(std::slice::from_ref(&key)).await.during("reading options")?;
             if stored.is_empty() {
@@ -99,7 +112,7 @@ impl Engine {
     }
 
     /// What a script would change if it were put in force: the options with old and new value, and for each subject given
-    /// (a name and what is known of card and user) the change for it. Nothing is put in force.
+    /// (a name and what is known of card and user) the change for it. Nothing is put in force. What is in force may be broken.
     ///
     /// # Errors
     /// [`Error::Options`] with all problems; [`Error::Store`].
@@ -121,6 +134,15 @@ impl Engine {
         Ok(self.record::<Versions>(&versions_key(script)).await?.1.versions)
     }
 
+    /// What a version of a script says: one of [`option_versions`](Self::option_versions), or the
+    /// [shipped](Self::shipped_version) one. With the feature `scripting`, the shipped one is a text with comments, to be shown and edited.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchVersion`]; [`Error::Record`] if it was stored by a newer release or by hand; [`Error::Store`].
+    pub async fn option_source(&self, script: &str, hash: &str) -> Result<OptionSource, Error> {
+        self.source(script, hash).await
+    }
+
     /// The version of a script as it was shipped, which can be put back like any other; `None` for a script that does not
     /// exist.
     pub fn shipped_version(&self, script: &str) -> Option<&str> {
@@ -133,12 +155,17 @@ impl Engine {
     /// # Errors
     /// [`Error::NotPermitted`], [`Error::ChangedMeanwhile`], [`Error::Store`].
     pub async fn set_number_range(&self, kind: CardKind, range: NumberRange, actor: &Actor) -> Result<(), Error> {
-        self.permit(SET_OPTIONS, actor).await?;
+        let act = self.permit(SET_OPTIONS, actor).await?;
         let key = numbers_key(kind);
         for _ in 0..TRIES {
             let (mut record, _) = self.record::<Option<NumberRange>>(&key).await?;
+            let from = (record.history.length > 0).then_some("in force");
+            let stamp = self.stamp(actor, &act, None);
+            let object = ObjectId::Record(key.clone());
+            let entry = record.history.append(object, from, "in force", &stamp, Why::code("range_set"));
             record.value = to_value(&key, &range)?;
             let mut changes = ChangeSet::new();
+            changes.history.push(entry);
             changes.records.push(record);
             if self.commit_record(&changes).await? {
                 return Ok(());
@@ -220,25 +247,63 @@ impl Engine {
         Ok(self.record::<Slots>(Slots::KEY).await?.1)
     }
 
-    /// The options of these versions, by script; scripts that are not named are as they are in force now.
-    pub(super) async fn options_at(&self, hashes: &BTreeMap<String, String>) -> Result<Options, Error> {
+    /// The options of these versions for a process, by script; scripts that are not named are as they are in force now.
+    ///
+    /// A script that does not load concerns the processes only that read one of its options.
+    pub(super) async fn options_for(
+        &self,
+        definition: &ProcessDefinition,
+        hashes: &BTreeMap<String, String>,
+    ) -> Result<Options, Error> {
+        let options = self.options_at(hashes).await?;
+        let names: Vec<_> = definition.options.iter().map(SymbolicName::as_str).collect();
+        let Some(broken) = options.broken_among(&names) else { return Ok(options) };
+        // What a run names and nobody has ever put in force is the run's own fault.
+        if hashes.contains_key(broken.script())
+            && let Err(error @ Error::NoSuchVersion { .. }) = self.script_at(broken.script(), broken.hash()).await
+        {
+            return Err(error);
+        }
+        Err(Error::BrokenScript {
+            process: definition.name.clone(),
+            script: broken.script().to_owned(),
+            version: broken.hash().to_owned(),
+            source: broken.problems().clone(),
+        })
+    }
+
+    async fn options_at(&self, hashes: &BTreeMap<String, String>) -> Result<Options, Error> {
         let keys: Vec<String> = self.catalogue.scripts().map(versions_key).collect();
         let records = self.repository.records(&keys).await.during("reading options")?;
-        let mut options = Options::defaults(&self.catalogue);
+        let (mut sound, mut broken) = (Vec::new(), Vec::new());
         for (script, (shipped, _)) in &self.shipped {
             let key = versions_key(script);
             let in_force = match records.iter().find(|record| record.key == key) {
                 Some(record) => read::<Versions>(record)?.versions.pop().map(|version| version.hash),
                 None => None,
             };
-            let wanted = hashes.get(script).cloned().or(in_force);
-            let script_options = match wanted {
-                Some(hash) if hash != shipped.hash() => self.script_at(script, &hash).await?,
-                _ => shipped.clone(),
+            let wanted = match hashes.get(script).cloned().or(in_force) {
+                Some(hash) if hash != shipped.hash() => hash,
+                _ => {
+                    sound.push(shipped.clone());
+                    continue;
+                }
             };
-            options = options.with(script_options)?;
+            let problems = match self.script_at(script, &wanted).await {
+                Ok(options) => {
+                    sound.push(options);
+                    continue;
+                }
+                Err(Error::Options(problems)) => problems,
+                Err(error @ (Error::NoSuchVersion { .. } | Error::Record { .. })) => {
+                    OptionProblem::new(script, ProblemKind::Unreadable).found(with_causes(&error)).into()
+                }
+                Err(error) => return Err(error),
+            };
+            broken.push(BrokenScript::new(script, &wanted, problems, shipped.clone()));
         }
-        Ok(options)
+        let shipped = |script: &str| self.shipped.get(script).map(|(shipped, _)| shipped.clone());
+        Ok(Options::stored(&self.catalogue, sound, broken, shipped))
     }
 
     async fn script_at(&self, script: &str, hash: &str) -> Result<ScriptOptions, Error> {
@@ -261,8 +326,10 @@ impl Engine {
                 if let Some((_, source)) = self.shipped.get(script).filter(|(shipped, _)| shipped.hash() == hash) {
                     return Ok(source.clone());
                 }
-                let versions = self.option_versions(script).await?;
-                let known: Vec<_> = versions.into_iter().map(|version| version.hash).collect();
+                let versions = self.option_versions(script).await?.into_iter().map(|version| version.hash);
+                let shipped = self.shipped_version(script).map(|hash| format!("{hash} (as shipped)"));
+                let mut seen = BTreeSet::new();
+                let known: Vec<_> = versions.chain(shipped).filter(|hash| seen.insert(hash.clone())).collect();
                 Err(Error::NoSuchVersion {
                     script: script.to_owned(),
                     version: hash.to_owned(),
@@ -270,13 +337,6 @@ impl Engine {
                 })
             }
         }
-    }
-
-    /// Loads a script against what is in force, contradictions across scripts included.
-    async fn check(&self, script: &str, source: &OptionSource) -> Result<ScriptOptions, Error> {
-        let loaded = load(&self.catalogue, script, source, &Limits::default())?;
-        self.options().await?.with(loaded.clone())?;
-        Ok(loaded)
     }
 
     pub(super) async fn permit(&self, act: &'static str, actor: &Actor) -> Result<SymbolicName, Error> {

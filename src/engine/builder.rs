@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::Engine;
-use crate::card::CardKind;
+use crate::card::{Card, CardKind};
 use crate::card_number::NumberRange;
 use crate::history::ChainKey;
 use crate::host::{
@@ -12,7 +12,7 @@ use crate::host::{
     SystemClock, SystemEntropy, UserRepository,
 };
 use crate::id::SymbolicName;
-use crate::options::{Limits, OptionCatalogue, OptionProblems, OptionSource, OptionValue, load};
+use crate::options::{Limits, OptionCatalogue, OptionProblems, OptionSource, Options, ScriptOptions, load};
 use crate::process::{Equipment, HouseRules, ProcessPackage, ProcessRegistry, RegistryError};
 
 /// Puts an engine together.
@@ -133,9 +133,9 @@ impl EngineBuilder {
     /// The engine.
     ///
     /// # Errors
-    /// [`BuildError`] if a part is missing, a name is taken, or a package's option script has problems.
+    /// [`BuildError`] if parts are missing, a name is taken, a process fits in no slot or reads an unknown option, a package's option script has
+    /// problems, or the mapping from users to cards writes the card's number.
     pub fn build(self) -> Result<Engine, BuildError> {
-        let missing = |part| BuildError::Missing { part };
         let mut registry = ProcessRegistry::standard();
         let mut catalogue = OptionCatalogue::standard();
         let mut performers = BTreeMap::new();
@@ -160,15 +160,26 @@ impl EngineBuilder {
                 return Err(BuildError::UnknownOption { process: definition.name.clone(), option: unknown.clone() });
             }
         }
+        if let Some(definition) = registry.definitions().find(|definition| definition.slots.is_empty()) {
+            return Err(BuildError::NoSlot { process: definition.name.clone() });
+        }
+        if let Some((attribute, _)) =
+            self.rules.user_to_card.attributes.iter().find(|(_, to)| to.as_str() == Card::NUMBER)
+        {
+            return Err(BuildError::MappedOntoNumber { attribute: attribute.clone() });
+        }
         let mut shipped = BTreeMap::new();
         for script in catalogue.scripts() {
-            let source = match texts.remove(script) {
-                Some(text) => OptionSource::Script(text),
-                None => OptionSource::Values(BTreeMap::<String, OptionValue>::new()),
+            let (loaded, source) = match texts.remove(script) {
+                Some(text) => {
+                    let source = OptionSource::Script(text);
+                    (load(&catalogue, script, &source, &Limits::default())?, source)
+                }
+                None => defaults(&catalogue, script)?,
             };
-            let loaded = load(&catalogue, script, &source, &Limits::default())?;
             shipped.insert(script.to_owned(), (loaded, source));
         }
+        Options::of(&catalogue, shipped.values().map(|(options, _)| options.clone()))?;
         let mut numbers = self.numbers;
         let mut rules = self.rules;
         for (kind, prefix) in [(CardKind::Permanent, "C"), (CardKind::Temporary, "T")] {
@@ -183,15 +194,30 @@ impl EngineBuilder {
             personalizer: self.personalizer.is_some(),
             certificate_authority: self.certificate_authority.is_some(),
         };
+        let missing: Vec<_> = [
+            ("repository", self.repository.is_none()),
+            ("users", self.users.is_none()),
+            ("bureau", self.bureau.is_none()),
+            ("notifier", self.notifier.is_none()),
+            ("access", self.access.is_none()),
+        ]
+        .into_iter()
+        .filter_map(|(part, missing)| missing.then_some(part))
+        .collect();
+        let (Some(repository), Some(users), Some(bureau), Some(notifier), Some(access)) =
+            (self.repository, self.users, self.bureau, self.notifier, self.access)
+        else {
+            return Err(BuildError::Missing { parts: missing });
+        };
         Ok(Engine {
             certificate_authority: self.certificate_authority,
             personalizer: self.personalizer,
             entropy: self.entropy.unwrap_or_else(|| Arc::new(SystemEntropy)),
-            repository: self.repository.ok_or(missing("repository"))?,
-            users: self.users.ok_or(missing("users"))?,
-            bureau: self.bureau.ok_or(missing("bureau"))?,
-            notifier: self.notifier.ok_or(missing("notifier"))?,
-            access: self.access.ok_or(missing("access"))?,
+            repository,
+            users,
+            bureau,
+            notifier,
+            access,
             clock: self.clock.unwrap_or_else(|| Arc::new(SystemClock)),
             registry,
             catalogue,
@@ -205,6 +231,24 @@ impl EngineBuilder {
             loaded: Mutex::new(BTreeMap::new()),
         })
     }
+}
+
+/// A script that sets all its options to their defaults: as a text to be read and edited where that can be, otherwise as typed values.
+fn defaults(catalogue: &OptionCatalogue, script: &str) -> Result<(ScriptOptions, OptionSource), OptionProblems> {
+    let specs = catalogue.script_specs(script).unwrap_or_default();
+    if cfg!(feature = "scripting")
+        && let Some(text) = catalogue.default_script(script)
+    {
+        let source = OptionSource::Script(text.to_owned());
+        // Some values cannot be written in a script, such as whole numbers that a double does not hold.
+        if let Ok(loaded) = load(catalogue, script, &source, &Limits::default())
+            && specs.iter().all(|spec| loaded.fixed(&spec.name) == Some(&spec.default))
+        {
+            return Ok((loaded, source));
+        }
+    }
+    let source = OptionSource::Values(specs.iter().map(|spec| (spec.name.clone(), spec.default.clone())).collect());
+    Ok((load(catalogue, script, &source, &Limits::default())?, source))
 }
 
 impl fmt::Debug for EngineBuilder {
@@ -238,6 +282,9 @@ pub struct EngineSettings {
     /// How long an order is held back whose user is not active any more.
     pub hold_back: Duration,
 }
+
+/// What is due again at once would be done again and again in the same run.
+const SHORTEST_WAIT: Duration = Duration::from_secs(1);
 
 impl Default for EngineSettings {
     /// Chunks of 1,000; 20 orders and 100 statuses a call; 10 cards and 50 certificates at once; calls of 30 s, leases of 5 min; statuses every 15 min; back-off
@@ -282,6 +329,18 @@ impl EngineSettings {
         Self { cards_at_once: cards_at_once.max(1), ..self }
     }
 
+    /// The same with another number of calls to the CA at once; at least 1.
+    #[must_use]
+    pub fn certificates_at_once(self, certificates_at_once: usize) -> Self {
+        Self { certificates_at_once: certificates_at_once.max(1), ..self }
+    }
+
+    /// The same with another number of statuses in one call; at least 1.
+    #[must_use]
+    pub fn statuses_per_call(self, statuses_per_call: usize) -> Self {
+        Self { statuses_per_call: statuses_per_call.max(1), ..self }
+    }
+
     /// The same with another time-out of calls to the outside.
     #[must_use]
     pub fn call_time_out(self, call_time_out: Duration) -> Self {
@@ -294,10 +353,22 @@ impl EngineSettings {
         Self { lease, ..self }
     }
 
-    /// The same with another time between readings of a status.
+    /// The same with another time between readings of a status; at least 1 s.
     #[must_use]
     pub fn poll_interval(self, poll_interval: Duration) -> Self {
-        Self { poll_interval, ..self }
+        Self { poll_interval: poll_interval.max(SHORTEST_WAIT), ..self }
+    }
+
+    /// The same with another time to wait after the bureau was unavailable for the first time; at least 1 s.
+    #[must_use]
+    pub fn back_off(self, back_off: Duration) -> Self {
+        Self { back_off: back_off.max(SHORTEST_WAIT), ..self }
+    }
+
+    /// The same with another time for which an order is held back whose user is not active any more; at least 1 s.
+    #[must_use]
+    pub fn hold_back(self, hold_back: Duration) -> Self {
+        Self { hold_back: hold_back.max(SHORTEST_WAIT), ..self }
     }
 
     /// The lease that claims really get: it outlasts a call and what follows it.
@@ -310,11 +381,25 @@ impl EngineSettings {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BuildError {
-    /// A part that is needed.
-    #[error("the engine needs a {part}: call EngineBuilder::{part}")]
+    /// Parts that are needed, all of them.
+    #[error("the engine needs {}: call {}", listed(parts, with_article), listed(parts, |part| format!("EngineBuilder::{part}")))]
     Missing {
-        /// The part, by the name of the builder's method.
-        part: &'static str,
+        /// The parts, by the names of the builder's methods.
+        parts: Vec<&'static str>,
+    },
+    /// A process that fits in no slot: it could never be started.
+    #[error("{process} fits in no slot, so that nobody could ever start it: say in which with ProcessDefinition::fits")]
+    NoSlot {
+        /// The process.
+        process: SymbolicName,
+    },
+    /// A user attribute that the mapping would copy onto the card's number.
+    #[error(
+        "user attribute `{attribute}` is mapped onto card attribute `number`, which is the card's own number: map it onto another"
+    )]
+    MappedOntoNumber {
+        /// The user attribute.
+        attribute: String,
     },
     /// A process whose name is taken.
     #[error(transparent)]
@@ -339,4 +424,22 @@ pub enum BuildError {
     /// A number range that is none.
     #[error(transparent)]
     Numbers(crate::card_number::NumberRangeError),
+}
+
+/// What a part is called in a sentence.
+fn with_article(part: &str) -> String {
+    match part {
+        "users" => "a user directory".to_owned(),
+        "access" => "an access policy".to_owned(),
+        part => format!("a {part}"),
+    }
+}
+
+/// "one", "one and another", "one, another and a third".
+fn listed(parts: &[&str], words: impl Fn(&str) -> String) -> String {
+    let parts: Vec<_> = parts.iter().map(|part| words(part)).collect();
+    match parts.as_slice() {
+        [first @ .., last] if !first.is_empty() => format!("{} and {last}", first.join(", ")),
+        parts => parts.concat(),
+    }
 }

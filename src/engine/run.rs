@@ -162,6 +162,16 @@ pub enum Interruption {
     HeldBack,
 }
 
+impl std::fmt::Display for Interruption {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Stopped => f.write_str("it was stopped"),
+            Self::Failed(words) => f.write_str(words),
+            Self::HeldBack => f.write_str("the outside does not want to be called for now"),
+        }
+    }
+}
+
 /// How far a run is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress {
@@ -186,7 +196,7 @@ impl Engine {
         if let Some(begun) = &begun {
             same_run(id, begun, &definition.name, actor)?;
         }
-        let options = self.options_at(&begun.map(|begun| begun.options).unwrap_or_default()).await?;
+        let options = self.options_for(definition, &begun.map(|begun| begun.options).unwrap_or_default()).await?;
         let form = self.form(process.as_ref(), &options)?;
         let options = options.hashes().clone();
         let seal = self.seal_of(id, &definition.name, actor, &options)?;
@@ -254,11 +264,9 @@ impl Engine {
                 });
             }
         }
-        let options = match &begun {
-            Some(begun) => self.options_at(&begun.options).await?,
-            // What was decided since the form was drawn counts: such as that an approval is needed now.
-            None => self.options().await?,
-        };
+        // Of a run that was not begun, what was decided since the form was drawn counts: such as that an approval is needed now.
+        let pinned = begun.as_ref().map(|begun| begun.options.clone()).unwrap_or_default();
+        let options = self.options_for(definition, &pinned).await?;
         if begun.is_none() && *options.hashes() != run.options {
             return Err(Error::RunOutdated { run: run.id, why: "the options have changed since it was opened" });
         }

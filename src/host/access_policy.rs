@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::actor::{Actor, Role};
 use crate::id::SymbolicName;
-use crate::process::ItemId;
+use crate::process::{ItemId, ProcessDefinition};
 
 /// Decides who may start which process, and on what.
 ///
@@ -95,6 +95,13 @@ impl RolePolicy {
     #[must_use]
     pub fn allow(mut self, process: SymbolicName, role: Role) -> Self {
         self.table.entry(process).or_default().insert(role);
+        self
+    }
+
+    /// The same with the roles that a definition says usually run the process: what a host calls for each process of its own.
+    #[must_use]
+    pub fn allow_roles_of(mut self, definition: &ProcessDefinition) -> Self {
+        self.table.entry(definition.name.clone()).or_default().extend(definition.roles.iter().cloned());
         self
     }
 

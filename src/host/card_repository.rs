@@ -53,15 +53,15 @@ use crate::job::{Attempt, Job, JobKind, JobState};
 /// # Cancellation
 /// A call whose future is dropped may or may not have taken effect, but never in part.
 ///
-/// After [`RepositoryError::OutcomeUnknown`] the engine commits the same change set once more: should the first have been
-/// stored, versions and reservations refuse the second, and the conflicts tell.
+/// After [`RepositoryError::OutcomeUnknown`], commit the same change set again, or read back. The engine commits it again: should the first have been
+/// stored, versions and reservations refuse the second, and the conflicts tell. Reading back is sure only once the first cannot take effect any more.
 ///
 /// # Errors
 /// | situation | variant |
 /// |---|---|
 /// | something changed meanwhile | [`CommitError::Conflicts`] |
 /// | the store cannot be reached, is locked or full for now | [`RepositoryError::Unavailable`] |
-/// | the connection was lost while committing | [`RepositoryError::OutcomeUnknown`] |
+/// | the connection was lost while committing | [`RepositoryError::OutcomeUnknown`]: commit the same change set again, or read back |
 /// | what is stored cannot be read | [`RepositoryError::Corrupt`] |
 /// | anything that will not go away by itself | [`RepositoryError::Rejected`] |
 ///
@@ -357,7 +357,7 @@ pub enum RepositoryError {
         /// The cause.
         source: Option<Box<dyn std::error::Error + Send + Sync>>,
     },
-    /// The connection was lost while committing: it may be stored or not; read back before doing anything.
+    /// The connection was lost while committing: it may be stored or not. Commit the same change set again, or read back, before doing anything else.
     #[error("whether the commit was stored is unknown: {reason}")]
     OutcomeUnknown {
         /// What happened.

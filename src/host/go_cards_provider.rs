@@ -193,9 +193,10 @@ pub enum FindOutcome {
 
 /// Turns the bureau's status texts into states; the host's data, since the bureau does not publish its texts.
 ///
-/// Texts are compared without case and outer blanks. A text that is not here changes nothing and is kept.
+/// Texts are compared without case and outer blanks. A text that is not here changes nothing and is kept. Read as data, such as from a
+/// configuration file, it is checked as by [`of`](Self::of).
 #[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(transparent)]
+#[serde(try_from = "BTreeMap<String, CardState>", into = "BTreeMap<String, CardState>")]
 pub struct StatusMap {
     texts: BTreeMap<String, CardState>,
 }
@@ -206,11 +207,33 @@ impl StatusMap {
         Self::default()
     }
 
+    /// A map of these texts.
+    ///
+    /// # Errors
+    /// [`StatusMapError`] for the first entry whose state is not a state of an order (ordered, in production, produced, failed), or whose text
+    /// is there before with another state.
+    pub fn of<T: AsRef<str>>(entries: impl IntoIterator<Item = (T, CardState)>) -> Result<Self, StatusMapError> {
+        let mut map = Self::new();
+        for (text, state) in entries {
+            let text = text.as_ref();
+            if !is_of_order(state) {
+                return Err(StatusMapError::State { text: text.to_owned(), state });
+            }
+            match map.texts.insert(normal(text), state) {
+                Some(other) if other != state => {
+                    return Err(StatusMapError::Twice { text: text.to_owned(), state, other });
+                }
+                _ => {}
+            }
+        }
+        Ok(map)
+    }
+
     /// The same with one more text. Only ordered, in production, produced and failed are states of an order: others are
     /// not taken, and such a text stays unknown.
     #[must_use]
     pub fn with(mut self, text: &str, state: CardState) -> Self {
-        if matches!(state, CardState::Ordered | CardState::InProduction | CardState::Produced | CardState::Failed) {
+        if is_of_order(state) {
             self.texts.insert(normal(text), state);
         }
         self
@@ -220,6 +243,50 @@ impl StatusMap {
     pub fn state(&self, text: &str) -> Option<CardState> {
         self.texts.get(&normal(text)).copied()
     }
+}
+
+impl TryFrom<BTreeMap<String, CardState>> for StatusMap {
+    type Error = StatusMapError;
+
+    fn try_from(entries: BTreeMap<String, CardState>) -> Result<Self, StatusMapError> {
+        Self::of(entries)
+    }
+}
+
+impl From<StatusMap> for BTreeMap<String, CardState> {
+    fn from(map: StatusMap) -> Self {
+        map.texts
+    }
+}
+
+/// An entry that a [`StatusMap`] does not take.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum StatusMapError {
+    /// No order can be in this state.
+    #[error(
+        "status text {text:?}: {state} is not a state of an order; allowed are ordered, in production, produced and failed"
+    )]
+    State {
+        /// The text.
+        text: String,
+        /// The state it was to stand for.
+        state: CardState,
+    },
+    /// The text is there before, perhaps in other case, and stands for another state.
+    #[error("status text {text:?} stands for {state} and, but for case and outer blanks, for {other} too")]
+    Twice {
+        /// The text.
+        text: String,
+        /// One state.
+        state: CardState,
+        /// The other.
+        other: CardState,
+    },
+}
+
+fn is_of_order(state: CardState) -> bool {
+    matches!(state, CardState::Ordered | CardState::InProduction | CardState::Produced | CardState::Failed)
 }
 
 fn normal(text: &str) -> String {

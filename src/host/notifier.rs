@@ -27,6 +27,17 @@ forward!(Notifier {
     async fn send(&self, message: &Message) -> NotifyOutcome;
 });
 
+/// Sends nothing and says so: for offices that tell nobody anything. Each message is refused, and its job keeps the reason.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoMessages;
+
+#[async_trait]
+impl Notifier for NoMessages {
+    async fn send(&self, _: &Message) -> NotifyOutcome {
+        NotifyOutcome::Refused { reason: "this office sends no messages (NoMessages)".to_owned() }
+    }
+}
+
 /// What became of a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NotifyOutcome {

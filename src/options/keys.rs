@@ -206,36 +206,70 @@ text_choice! {
 }
 
 /// Digits of a new PIN, 4 to 12.
+///
+/// `CardsPINLength` in `CardsScriptOptions`, by default `6`.
 pub const PIN_LENGTH: OptionKey<u8> = OptionKey::new("CardsPINLength");
 /// Digits of a new PUK, 6 to 12.
+///
+/// `CardsPUKLength` in `CardsScriptOptions`, by default `8`.
 pub const PUK_LENGTH: OptionKey<u8> = OptionKey::new("CardsPUKLength");
 /// How the holder receives the PIN.
+///
+/// `CardsPINDeliveryMethod` in `CardsScriptOptions`, by default `"print"`.
 pub const PIN_DELIVERY: OptionKey<PinDelivery> = OptionKey::new("CardsPINDeliveryMethod");
 /// How the holder receives the PUK.
+///
+/// `CardsPUKDeliveryMethod` in `CardsScriptOptions`, by default `"nopuk"`.
 pub const PUK_DELIVERY: OptionKey<PukDelivery> = OptionKey::new("CardsPUKDeliveryMethod");
 /// Which certificates an issued card receives, by kind: `authentication`, `signature`, `encryption`.
+///
+/// `CardsCertificates` in `CardsScriptOptions`, by default `{ authentication = true, encryption = false, signature = true }`.
 pub const CERTIFICATES: OptionKey<BTreeMap<String, CertificateChoice>> = OptionKey::new("CardsCertificates");
 /// The state of a card after issuing.
+///
+/// `CardsCardEndState` in `CardsScriptOptions`, by default `"issued"`.
 pub const CARD_END_STATE: OptionKey<CardEndState> = OptionKey::new("CardsCardEndState");
 /// The state of the certificates of a card after issuing.
+///
+/// `CardsCertificateEndState` in `CardsScriptOptions`, by default `"on hold"`.
 pub const CERTIFICATE_END_STATE: OptionKey<CertificateEndState> = OptionKey::new("CardsCertificateEndState");
 /// Whether requests for many cards need an approval.
+///
+/// `CardsBatchRequestApproval` in `CardsScriptOptions`, by default `false`.
 pub const REQUEST_APPROVAL: OptionKey<bool> = OptionKey::new("CardsBatchRequestApproval");
 /// Whether a user may have several active cards.
+///
+/// `CardsMultipleActive` in `CardsScriptOptions`, by default `false`.
 pub const MULTIPLE_ACTIVE: OptionKey<bool> = OptionKey::new("CardsMultipleActive");
 /// Validity of a new card in days, 1 to 3650.
+///
+/// `CardsValidityDays` in `CardsScriptOptions`, by default `1095`.
 pub const VALIDITY_DAYS: OptionKey<u16> = OptionKey::new("CardsValidityDays");
 /// Whether an order needs an approval.
+///
+/// `CardsAddonExtProdApproval` in `CardsAddonExtProdScriptOptions`, by default `false`.
 pub const ORDER_APPROVAL: OptionKey<bool> = OptionKey::new("CardsAddonExtProdApproval");
 /// The production types of ordered cards; of several, the operator picks one and the first is preset.
+///
+/// `CardsAddonExtProdProductionType` in `CardsAddonExtProdScriptOptions`, by default `"standard"`.
 pub const ORDER_PRODUCTION_TYPE: OptionKey<Vec<String>> = OptionKey::new("CardsAddonExtProdProductionType");
 /// Whether orders wait in a queue before they are sent to the bureau.
+///
+/// `CardsAddonExtProdQueueCards` in `CardsAddonExtProdScriptOptions`, by default `true`.
 pub const QUEUE_CARDS: OptionKey<bool> = OptionKey::new("CardsAddonExtProdQueueCards");
 /// Whether a card may be ordered for a user who already has an open order.
+///
+/// `CardsAddonExtProdMultipleCards` in `CardsAddonExtProdScriptOptions`, by default `false`.
 pub const MULTIPLE_CARDS: OptionKey<bool> = OptionKey::new("CardsAddonExtProdMultipleCards");
 /// Whether the user is told by e-mail that the bureau has accepted the order.
+///
+/// `CardsAddonExtProdSendCardOrderedEmail` in `CardsAddonExtProdScriptOptions`, by default `true`.
 pub const SEND_ORDERED_EMAIL: OptionKey<bool> = OptionKey::new("CardsAddonExtProdSendCardOrderedEmail");
 /// The production types of temporary cards; of several, the operator picks one and the first is preset.
+///
+/// `TempCardsAddonExtProdProductionType` in `TempCardsAddonExtProdScriptOptions`, by default `"standard"`.
 pub const TEMPORARY_PRODUCTION_TYPE: OptionKey<Vec<String>> = OptionKey::new("TempCardsAddonExtProdProductionType");
 /// Whether orders of temporary cards wait in a queue before they are sent to the bureau.
+///
+/// `TempCardsAddonExtProdQueueCards` in `TempCardsAddonExtProdScriptOptions`, by default `true`.
 pub const QUEUE_TEMPORARY_CARDS: OptionKey<bool> = OptionKey::new("TempCardsAddonExtProdQueueCards");

@@ -22,6 +22,29 @@
 //! # Value functions
 //! A script may set an option to a function of `card` and `user`. It is called once per item and sees only these two. What it leaves behind in a
 //! local variable of the script may be gone at the next call, so its result should depend on its arguments alone.
+//!
+//! Functions run on a thread that belongs to the script, one call at a time; the thread and its memory are given back after 30 s without calls. A call
+//! costs about 10 µs, most of it for the way there and back.
+
+//!
+//! # The scripts as shipped
+//! With the feature `scripting`, this is what [`Engine::option_source`](crate::Engine::option_source) gives for the version that
+//! [`Engine::shipped_version`](crate::Engine::shipped_version) names. Each script of a package of a host's own has a text of the same shape.
+//!
+//! ## CardsScriptOptions
+//! ```lua
+#![doc = include_str!("defaults/CardsScriptOptions.lua")]
+//! ```
+//!
+//! ## CardsAddonExtProdScriptOptions
+//! ```lua
+#![doc = include_str!("defaults/CardsAddonExtProdScriptOptions.lua")]
+//! ```
+//!
+//! ## TempCardsAddonExtProdScriptOptions
+//! ```lua
+#![doc = include_str!("defaults/TempCardsAddonExtProdScriptOptions.lua")]
+//! ```
 
 mod keys;
 mod problem;
@@ -288,7 +311,7 @@ impl ScriptOptions {
     }
 }
 
-/// The options in force: those of all scripts of a catalogue together. Never changes; cheap to clone.
+/// The options in force: those of all scripts of a catalogue together, except [broken](Self::broken) ones. Never changes; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Options(Arc<InForce>);
 
@@ -296,9 +319,90 @@ pub struct Options(Arc<InForce>);
 struct InForce {
     catalogue: Arc<OptionCatalogue>,
     scripts: BTreeMap<String, Arc<ScriptOptions>>,
+    /// What does not load; not among `scripts`.
+    broken: BTreeMap<String, Arc<BrokenScript>>,
     hashes: BTreeMap<String, String>,
     fixed: Arc<BTreeMap<String, OptionValue>>,
     functions: BTreeMap<String, Arc<ScriptOptions>>,
+}
+
+impl InForce {
+    /// Why these options do not belong to the catalogue.
+    fn misfits(&self, options: &ScriptOptions) -> Vec<OptionProblem> {
+        let Some(specs) = self.catalogue.script_specs(&options.script) else {
+            return vec![self.catalogue.unknown_script(&options.script)];
+        };
+        let unknown = options.settings.keys().filter(|name| !specs.iter().any(|spec| &spec.name == *name));
+        let mut problems: Vec<_> = unknown.map(|name| self.catalogue.unknown_option(&options.script, name)).collect();
+        let missing = specs.iter().filter(|spec| !options.settings.contains_key(&spec.name));
+        problems.extend(missing.map(|spec| {
+            OptionProblem::new(&options.script, ProblemKind::NotResolved)
+                .option(&spec.name)
+                .found("the script was checked against another catalogue")
+        }));
+        problems
+    }
+
+    /// The pairs of fixed values that exclude each other, each with the scripts of its two sides. Broken scripts count as shipped.
+    fn contradictions(&self) -> impl Iterator<Item = ([&str; 2], OptionProblem)> {
+        let script = |name: &str| self.catalogue.spec(name).map_or("", |spec| spec.script.as_str());
+        let value = |name: &str| {
+            self.fixed.get(name).or_else(|| self.broken_script_of(name).and_then(|broken| broken.instead.fixed(name)))
+        };
+        let line = move |name: &str| self.scripts.get(script(name))?.settings.get(name)?.line;
+        self.catalogue.contradictions().iter().filter_map(move |pair| {
+            let problem = pair.check(&self.catalogue, value, line)?;
+            Some(([script(&pair.first.name), script(&pair.second.name)], problem))
+        })
+    }
+
+    fn broken_script_of(&self, option: &str) -> Option<&BrokenScript> {
+        self.broken.get(&self.catalogue.spec(option)?.script).map(Arc::as_ref)
+    }
+}
+
+/// A script of which a version is in force that cannot be used: it does not load in this release, or contradicts another script.
+#[derive(Debug, Clone)]
+pub struct BrokenScript {
+    script: String,
+    hash: String,
+    problems: OptionProblems,
+    /// What other scripts are checked against in its place.
+    instead: ScriptOptions,
+}
+
+impl BrokenScript {
+    pub(crate) fn new(script: &str, hash: &str, problems: OptionProblems, instead: ScriptOptions) -> Self {
+        Self { script: script.to_owned(), hash: hash.to_owned(), problems, instead }
+    }
+
+    /// The name of the script.
+    #[must_use]
+    pub fn script(&self) -> &str {
+        &self.script
+    }
+
+    /// The [hash](OptionSource::hash) of the version in force.
+    #[must_use]
+    pub fn hash(&self) -> &str {
+        &self.hash
+    }
+
+    /// What is wrong with it.
+    #[must_use]
+    pub fn problems(&self) -> &OptionProblems {
+        &self.problems
+    }
+
+    /// What reading this option comes to.
+    fn problem(&self, option: &str) -> OptionProblem {
+        let words = match self.problems.as_slice() {
+            [only] => only.to_string(),
+            [first, rest @ ..] => format!("{first} (and {} more)", rest.len()),
+            [] => String::new(),
+        };
+        OptionProblem::new(&self.script, ProblemKind::Broken).option(option).found(words)
+    }
 }
 
 impl Options {
@@ -319,37 +423,96 @@ impl Options {
             };
             (script.to_owned(), Arc::new(options))
         });
-        Self::of(Arc::new(catalogue.clone()), scripts.collect())
+        Self::assembled(Arc::new(catalogue.clone()), scripts.collect(), BTreeMap::new())
     }
 
-    /// These options with those of one script replaced.
+    /// The options of these scripts together; scripts that are not among them are at their defaults.
+    ///
+    /// Values that exclude each other are looked for once, when all scripts are in their places: in which order they are given makes no difference.
     ///
     /// # Errors
-    /// The script does not belong to the catalogue of these options, or its fixed values contradict those of another script.
-    pub fn with(&self, options: ScriptOptions) -> Result<Self, OptionProblems> {
-        let catalogue = &self.0.catalogue;
-        let specs = catalogue.script_specs(&options.script).ok_or_else(|| catalogue.unknown_script(&options.script))?;
-        let unknown = options.settings.keys().filter(|name| !specs.iter().any(|spec| &spec.name == *name));
-        let mut problems: Vec<_> = unknown.map(|name| catalogue.unknown_option(&options.script, name)).collect();
-        let missing = specs.iter().filter(|spec| !options.settings.contains_key(&spec.name));
-        problems.extend(missing.map(|spec| {
-            OptionProblem::new(&options.script, ProblemKind::NotResolved)
-                .option(&spec.name)
-                .found("the script was checked against another catalogue")
-        }));
+    /// A script does not belong to the catalogue, or fixed values of two scripts contradict each other.
+    pub fn of(
+        catalogue: &OptionCatalogue,
+        scripts: impl IntoIterator<Item = ScriptOptions>,
+    ) -> Result<Self, OptionProblems> {
+        let defaults = Self::defaults(catalogue);
+        let mut all = defaults.0.scripts.clone();
+        let mut problems = Vec::new();
+        for options in scripts {
+            problems.extend(defaults.0.misfits(&options));
+            all.insert(options.script.clone(), Arc::new(options));
+        }
         OptionProblems::check(problems)?;
+        let together = Self::assembled(Arc::clone(&defaults.0.catalogue), all, BTreeMap::new());
+        OptionProblems::check(together.0.contradictions().map(|(_, problem)| problem).collect())?;
+        Ok(together)
+    }
 
+    /// What is stored as being in force, some of which may not load in this release. Scripts that load but contradict each other count as broken
+    /// too, both of them.
+    pub(crate) fn stored(
+        catalogue: &OptionCatalogue,
+        scripts: impl IntoIterator<Item = ScriptOptions>,
+        broken: impl IntoIterator<Item = BrokenScript>,
+        shipped: impl Fn(&str) -> Option<ScriptOptions>,
+    ) -> Self {
+        let defaults = Self::defaults(catalogue);
+        let mut sound = defaults.0.scripts.clone();
+        sound.extend(scripts.into_iter().map(|options| (options.script.clone(), Arc::new(options))));
+        let mut broken: BTreeMap<_, _> =
+            broken.into_iter().map(|broken| (broken.script.clone(), Arc::new(broken))).collect();
+        sound.retain(|script, _| !broken.contains_key(script));
+        let catalogue = Arc::clone(&defaults.0.catalogue);
+        let together = Self::assembled(Arc::clone(&catalogue), sound.clone(), BTreeMap::new());
+        let mut contradictory = BTreeMap::<String, Vec<OptionProblem>>::new();
+        for (scripts, problem) in together.0.contradictions() {
+            for script in scripts {
+                contradictory.entry(script.to_owned()).or_default().push(problem.clone());
+            }
+        }
+        if broken.is_empty() && contradictory.is_empty() {
+            return together;
+        }
+        for (script, problems) in contradictory {
+            if let Some(options) = sound.remove(&script) {
+                let instead = shipped(&script).unwrap_or_else(|| options.as_ref().clone());
+                let problems = OptionProblems::all(problems);
+                let hash = options.hash.clone();
+                broken.insert(script.clone(), Arc::new(BrokenScript { script, hash, problems, instead }));
+            }
+        }
+        Self::assembled(catalogue, sound, broken)
+    }
+
+    /// These options with those of one script replaced. It does not matter whether those that it replaces were [broken](Self::broken).
+    ///
+    /// # Errors
+    /// The script does not belong to the catalogue of these options, or its fixed values contradict those of another script. A broken script counts
+    /// as it was shipped.
+    pub fn with(&self, options: ScriptOptions) -> Result<Self, OptionProblems> {
+        OptionProblems::check(self.0.misfits(&options))?;
+        let script = options.script.clone();
         let mut scripts = self.0.scripts.clone();
-        scripts.insert(options.script.clone(), Arc::new(options));
-        let next = Self::of(Arc::clone(catalogue), scripts);
-        let line = |name: &str| {
-            let script = next.0.scripts.get(&catalogue.spec(name)?.script)?;
-            script.settings.get(name)?.line
-        };
-        let contradictions = catalogue.contradictions().iter();
-        let problems = contradictions.filter_map(|pair| pair.check(catalogue, |name| next.0.fixed.get(name), line));
-        OptionProblems::check(problems.collect())?;
+        scripts.insert(script.clone(), Arc::new(options));
+        let mut broken = self.0.broken.clone();
+        broken.remove(&script);
+        let next = Self::assembled(Arc::clone(&self.0.catalogue), scripts, broken);
+        let concerned = next.0.contradictions().filter(|(scripts, _)| scripts.contains(&script.as_str()));
+        OptionProblems::check(concerned.map(|(_, problem)| problem).collect())?;
         Ok(next)
+    }
+
+    /// The scripts of which something is in force that does not load in this release, or that contradicts another script. Their options cannot be
+    /// resolved; all others can.
+    pub fn broken(&self) -> impl Iterator<Item = &BrokenScript> {
+        self.0.broken.values().map(Arc::as_ref)
+    }
+
+    /// The broken script that one of these options belongs to, if there is one.
+    #[must_use]
+    pub fn broken_among(&self, names: &[&str]) -> Option<&BrokenScript> {
+        names.iter().find_map(|name| self.0.broken_script_of(name))
     }
 
     /// The [hash](OptionSource::hash) of what is in force for each script, by script name. Where nothing was loaded, it is that of the defaults as
@@ -374,8 +537,8 @@ impl Options {
     /// The values of these options for an item. Fixed values are shared and cost nothing; each function is called once.
     ///
     /// # Errors
-    /// An unknown name, a function that fails or returns a value that is not allowed, or values that contradict each other. The error concerns this
-    /// item only: the next call starts afresh.
+    /// An unknown name, a function that fails or returns a value that is not allowed, or values that contradict each other: the error concerns this
+    /// item only, and the next call starts afresh. An option of a [broken](Self::broken) script: [`ProblemKind::Broken`].
     pub fn resolve(&self, names: &[&str], subject: &Subject<'_>) -> Result<ResolvedOptions, OptionProblem> {
         let mut own = BTreeMap::new();
         for &name in names {
@@ -431,8 +594,13 @@ impl Options {
         changes
     }
 
-    fn of(catalogue: Arc<OptionCatalogue>, scripts: BTreeMap<String, Arc<ScriptOptions>>) -> Self {
-        let hashes = scripts.iter().map(|(name, options)| (name.clone(), options.hash.clone())).collect();
+    fn assembled(
+        catalogue: Arc<OptionCatalogue>,
+        scripts: BTreeMap<String, Arc<ScriptOptions>>,
+        broken: BTreeMap<String, Arc<BrokenScript>>,
+    ) -> Self {
+        let sound = scripts.iter().map(|(name, options)| (name.clone(), options.hash.clone()));
+        let hashes = sound.chain(broken.iter().map(|(name, broken)| (name.clone(), broken.hash.clone()))).collect();
         let mut fixed = BTreeMap::new();
         let mut functions = BTreeMap::new();
         for options in scripts.values() {
@@ -447,17 +615,22 @@ impl Options {
                 }
             }
         }
-        Self(Arc::new(InForce { catalogue, scripts, hashes, fixed: Arc::new(fixed), functions }))
+        Self(Arc::new(InForce { catalogue, scripts, broken, hashes, fixed: Arc::new(fixed), functions }))
     }
 
     fn names(&self) -> impl Iterator<Item = &str> {
-        self.0.fixed.keys().chain(self.0.functions.keys()).map(String::as_str)
+        let broken = self.0.broken.keys().filter_map(|script| self.0.catalogue.script_specs(script)).flatten();
+        let sound = self.0.fixed.keys().chain(self.0.functions.keys()).map(String::as_str);
+        sound.chain(broken.map(|spec| spec.name.as_str()))
     }
 
     fn value(&self, name: &str, subject: &Subject<'_>) -> Result<OptionValue, OptionProblem> {
         let spec = self.0.catalogue.spec(name);
         if let (Some(spec), Some(options)) = (spec, self.0.functions.get(name)) {
             return options.call(spec, subject);
+        }
+        if let Some(broken) = self.0.broken_script_of(name) {
+            return Err(broken.problem(name));
         }
         self.0.fixed.get(name).cloned().ok_or_else(|| self.0.catalogue.unknown_option("", name))
     }
@@ -466,7 +639,10 @@ impl Options {
         match (self.0.fixed.get(name), self.0.functions.get(name)) {
             (Some(value), _) => OptionState::Value(value.clone()),
             (None, Some(options)) => OptionState::Function { script_hash: options.hash.clone() },
-            (None, None) => OptionState::Absent,
+            (None, None) => match self.0.broken_script_of(name) {
+                Some(broken) => OptionState::Problem(Box::new(broken.problem(name))),
+                None => OptionState::Absent,
+            },
         }
     }
 
@@ -551,7 +727,7 @@ pub enum OptionState {
         /// The hash of the script.
         script_hash: String,
     },
-    /// Its function fails for this subject.
+    /// Its function fails for this subject, or its script is broken.
     Problem(Box<OptionProblem>),
     /// There is no such option.
     Absent,

@@ -20,6 +20,8 @@ pub enum ProblemKind {
     UnknownOption,
     /// There is no option script of this name.
     UnknownScript,
+    /// The spec of an option names another script than the one that it is added to.
+    OtherScript,
     /// A script sets the same option twice.
     AssignedTwice,
     /// The value is of the wrong type.
@@ -38,6 +40,10 @@ pub enum ProblemKind {
     Unsupported,
     /// The option was read without having been resolved, or as a type it cannot be read as.
     NotResolved,
+    /// The version in force of the option's script cannot be used: it does not load in this release, or contradicts another script.
+    Broken,
+    /// The stored version of a script cannot be read.
+    Unreadable,
     /// A name given to the catalogue is already taken.
     TakenName,
     /// A name given to the catalogue is not a usable name.
@@ -54,6 +60,7 @@ impl ProblemKind {
             Self::UnknownName => "no such name",
             Self::UnknownOption => "no such option",
             Self::UnknownScript => "no such option script",
+            Self::OtherScript => "its spec names another script than the one that it is added to",
             Self::AssignedTwice => "set more than once",
             Self::WrongType => "wrong type",
             Self::OutOfRange => "value not allowed",
@@ -63,6 +70,8 @@ impl ProblemKind {
             Self::TooDeep => "calls nested too deeply",
             Self::Unsupported => "scripts need the feature `scripting`",
             Self::NotResolved => "option not resolved",
+            Self::Broken => "the version in force of its script cannot be used",
+            Self::Unreadable => "the stored version cannot be read",
             Self::TakenName => "name already taken",
             Self::IllFormedName => "not a usable name",
         }
@@ -92,7 +101,7 @@ pub struct OptionProblem {
 }
 
 impl OptionProblem {
-    pub(super) fn new(script: &str, kind: ProblemKind) -> Self {
+    pub(crate) fn new(script: &str, kind: ProblemKind) -> Self {
         Self {
             script: script.to_owned(),
             line: None,
@@ -114,7 +123,7 @@ impl OptionProblem {
         self
     }
 
-    pub(super) fn found(mut self, found: impl fmt::Display) -> Self {
+    pub(crate) fn found(mut self, found: impl fmt::Display) -> Self {
         self.found = shortened(&found.to_string()).into();
         self
     }
@@ -142,13 +151,17 @@ impl fmt::Display for OptionProblem {
         write!(f, ": {}", self.kind.summary())?;
         if !self.found.is_empty() {
             match self.kind {
-                ProblemKind::WrongType | ProblemKind::OutOfRange => write!(f, ": found {}", self.found)?,
+                ProblemKind::WrongType | ProblemKind::OutOfRange | ProblemKind::OtherScript => {
+                    write!(f, ": found {}", self.found)?;
+                }
                 _ => write!(f, ": {}", self.found)?,
             }
         }
         if !self.allowed.is_empty() {
             match self.kind {
-                ProblemKind::WrongType | ProblemKind::OutOfRange => write!(f, ", allowed is {}", self.allowed)?,
+                ProblemKind::WrongType | ProblemKind::OutOfRange | ProblemKind::OtherScript => {
+                    write!(f, ", allowed is {}", self.allowed)?;
+                }
                 _ => write!(f, "; {}", self.allowed)?,
             }
         }
@@ -173,6 +186,11 @@ impl OptionProblems {
     /// Iterates over the problems in the order of their lines.
     pub fn iter(&self) -> std::slice::Iter<'_, OptionProblem> {
         self.0.iter()
+    }
+
+    /// These problems, of which there is at least one.
+    pub(super) fn all(problems: Vec<OptionProblem>) -> Self {
+        Self(problems)
     }
 
     pub(super) fn check(mut problems: Vec<OptionProblem>) -> Result<(), Self> {

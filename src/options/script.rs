@@ -9,11 +9,16 @@ use super::{Assigned, Assignment, Limits, Subject};
 use mlua::chunk::ChunkMode;
 use mlua::{Function, Lua, LuaOptions, LuaString, StdLib, Table, Value, VmState};
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
+use std::time::{Duration, Instant};
 
-/// The compiler descends once per nesting level of the text, so scripts are loaded on a stack of known size.
+/// The compiler descends once per nesting level of the text, and library functions that call back once per nesting level of the calls (Luau allows
+/// 200), so scripts are loaded, and their functions called, on a stack of known size.
 const STACK_BYTES: usize = 16 * 1024 * 1024;
+/// After so long without calls, a script's thread and its memory are given back.
+const IDLE: Duration = Duration::from_secs(30);
 /// The chunk name, as it stands before the line in messages of the engine.
 const CHUNK: &str = "script";
 /// How many problems are kept of one run.
@@ -21,39 +26,132 @@ const MOST_PROBLEMS: usize = 100;
 
 /// A loaded script whose functions can be called.
 pub(super) struct Program {
-    script: String,
-    text: String,
-    known: Arc<[(String, OptionValue)]>,
-    limits: Limits,
-    /// Dropped after a failed call and built anew by the next one, so that nothing of the failure is left.
-    machine: Mutex<Option<Machine>>,
+    setup: Arc<Setup>,
+    kept: Arc<Mutex<Kept>>,
+}
+
+/// What is kept between two calls.
+struct Kept {
+    /// Where calls are made, once there was one, and until there was none for a while.
+    caller: Option<Caller>,
+    /// What loading left, for the first caller.
+    machine: Option<Machine>,
 }
 
 impl std::fmt::Debug for Program {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Program").field("script", &self.script).field("limits", &self.limits).finish_non_exhaustive()
+        f.debug_struct("Program").field("script", &self.setup.script).finish_non_exhaustive()
     }
 }
 
 impl Program {
     /// Calls the function that the script set an option to, and returns its first result.
+    ///
+    /// The function runs on the stack of a thread of its own: how deep it may nest is limited by counts, whatever stack the host calls from.
     pub(super) fn call(&self, option: &str, subject: &Subject<'_>) -> Result<Raw, OptionProblem> {
-        let mut machine = lock(&self.machine);
-        // Taken out for the call: whatever ends it early leaves nothing behind.
-        let ready = match machine.take() {
-            Some(ready) => ready,
-            None => {
-                let run = on_own_stack(&self.script, || run(&self.script, &self.text, &self.known, &self.limits))?;
-                run.machine.ok_or_else(|| {
-                    let failed =
-                        || OptionProblem::new(&self.script, ProblemKind::Runtime).found("the script no longer loads");
-                    run.problems.into_iter().next().unwrap_or_else(failed)
-                })?
+        let call = Call { option: option.to_owned(), card: subject.card.cloned(), user: subject.user.cloned() };
+        let mut kept = lock(&self.kept);
+        let caller = match kept.caller.take() {
+            Some(caller) => caller,
+            None => Caller::start(&self.setup, kept.machine.take(), Arc::downgrade(&self.kept))?,
+        };
+        // Put back only if it answered.
+        let answer = caller.call(call).ok_or_else(|| self.setup.failed("the script engine failed"))?;
+        kept.caller = Some(caller);
+        answer
+    }
+}
+
+/// One call, without anything borrowed: it goes to another thread.
+struct Call {
+    option: String,
+    card: Option<BTreeMap<String, String>>,
+    user: Option<BTreeMap<String, String>>,
+}
+
+/// A thread that calls the functions of one script. Ends when it is dropped, or after a while without calls.
+struct Caller {
+    calls: SyncSender<Call>,
+    answers: Receiver<Result<Raw, OptionProblem>>,
+}
+
+impl Caller {
+    fn start(setup: &Arc<Setup>, mut machine: Option<Machine>, kept: Weak<Mutex<Kept>>) -> Result<Self, OptionProblem> {
+        let (calls, incoming) = sync_channel::<Call>(1);
+        let (outgoing, answers) = sync_channel(1);
+        let its = Arc::clone(setup);
+        let work = move || {
+            loop {
+                let call = match incoming.recv_timeout(IDLE) {
+                    Ok(call) => call,
+                    Err(RecvTimeoutError::Timeout) if is_unused(&kept) => return,
+                    Err(RecvTimeoutError::Timeout) => continue,
+                    Err(RecvTimeoutError::Disconnected) => return,
+                };
+                // Taken out for the call: whatever ends it early leaves nothing behind.
+                let ready = machine.take();
+                let answer = catch_unwind(AssertUnwindSafe(|| its.call(ready, &call)));
+                let answer = answer.unwrap_or_else(|_| Err(its.failed("the script engine failed")));
+                let answer = answer.map(|(ready, raw)| {
+                    machine = Some(ready);
+                    raw
+                });
+                if outgoing.send(answer).is_err() {
+                    return;
+                }
             }
         };
-        let result = ready.call(&self.script, option, subject, &self.limits)?;
-        *machine = Some(ready);
-        Ok(result)
+        let thread = std::thread::Builder::new().name("cardwright-options".to_owned()).stack_size(STACK_BYTES);
+        thread.spawn(work).map_err(|error| setup.failed(format!("no thread for the script: {error}")))?;
+        Ok(Self { calls, answers })
+    }
+
+    /// The answer; `None` if the thread is gone.
+    fn call(&self, call: Call) -> Option<Result<Raw, OptionProblem>> {
+        self.calls.send(call).ok()?;
+        self.answers.recv().ok()
+    }
+}
+
+/// Whether the thread may end: nobody is about to make a call, and the next one who is starts another thread.
+fn is_unused(kept: &Weak<Mutex<Kept>>) -> bool {
+    let Some(kept) = kept.upgrade() else { return true };
+    // Whoever makes a call holds the lock until it is answered.
+    let caller = match kept.try_lock() {
+        Ok(mut kept) => kept.caller.take(),
+        Err(TryLockError::Poisoned(kept)) => kept.into_inner().caller.take(),
+        Err(TryLockError::WouldBlock) => return false,
+    };
+    drop(caller);
+    true
+}
+
+/// What a script is loaded from, again and again.
+struct Setup {
+    script: String,
+    text: String,
+    known: Arc<[(String, OptionValue)]>,
+    limits: Limits,
+}
+
+impl Setup {
+    /// Calls, and gives back what the next call may use. After a failure that is built anew, so that nothing of the failure is left.
+    fn call(&self, ready: Option<Machine>, call: &Call) -> Result<(Machine, Raw), OptionProblem> {
+        let machine = match ready {
+            Some(ready) => ready,
+            None => {
+                let run = run(&self.script, &self.text, &self.known, &self.limits);
+                let first = run.problems.into_iter().next();
+                run.machine.ok_or_else(|| first.unwrap_or_else(|| self.failed("the script no longer loads")))?
+            }
+        };
+        let subject = Subject::new(call.card.as_ref(), call.user.as_ref());
+        let raw = machine.call(&self.script, &call.option, &subject, &self.limits)?;
+        Ok((machine, raw))
+    }
+
+    fn failed(&self, what: impl std::fmt::Display) -> OptionProblem {
+        OptionProblem::new(&self.script, ProblemKind::Runtime).found(what)
     }
 }
 
@@ -73,11 +171,8 @@ pub(super) fn load(script: &str, text: &str, known: Arc<[(String, OptionValue)]>
         assignments: run.assignments,
         problems: run.problems,
         program: machine.map(|machine| Program {
-            script: script.to_owned(),
-            text: text.to_owned(),
-            known,
-            limits: *limits,
-            machine: Mutex::new(Some(machine)),
+            setup: Arc::new(Setup { script: script.to_owned(), text: text.to_owned(), known, limits: *limits }),
+            kept: Arc::new(Mutex::new(Kept { caller: None, machine: Some(machine) })),
         }),
     }
 }
@@ -666,4 +761,28 @@ fn placed(message: &str) -> (Option<u32>, &str) {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_ends_when_nobody_calls_and_the_next_call_starts_another() {
+        let known: Arc<[_]> = [("Length".to_owned(), OptionValue::Integer(6))].into();
+        let loaded = load("Test", "Length = function() return 7 end", known, &Limits::default());
+        let program = loaded.program.expect("it has a function");
+        let kept = Arc::downgrade(&program.kept);
+        for _ in 0..2 {
+            assert_eq!(program.call("Length", &Subject::default()), Ok(Raw::Integer(7)));
+            let calling = lock(&program.kept);
+            assert!(!is_unused(&kept), "somebody is about to call");
+            assert!(calling.caller.is_some());
+            drop(calling);
+            assert!(is_unused(&kept));
+            assert!(lock(&program.kept).caller.is_none());
+        }
+        drop(program);
+        assert!(is_unused(&kept), "the script is gone");
+    }
 }

@@ -1,4 +1,5 @@
 use super::problem::{OptionProblem, OptionProblems, ProblemKind};
+use crate::production_type::is_blank;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -124,7 +125,7 @@ impl Allowed {
                 };
                 let distinct: BTreeSet<&String> = names.iter().collect();
                 let usable = |name: &String| {
-                    !name.trim().is_empty() && name.chars().count() <= 200 && !name.chars().any(char::is_control)
+                    !is_blank(name) && name.chars().count() <= 200 && !name.chars().any(char::is_control)
                 };
                 if names.is_empty() || names.len() > 100 || distinct.len() < names.len() || !names.iter().all(usable) {
                     return Err(ProblemKind::OutOfRange);
@@ -357,9 +358,9 @@ impl OptionCatalogue {
                 problems.push(problem(ProblemKind::TakenName));
             } else if spec.script != script {
                 problems.push(
-                    problem(ProblemKind::UnknownScript)
-                        .found(&spec.script)
-                        .allowed(format!("its script is `{script}`")),
+                    problem(ProblemKind::OtherScript)
+                        .found(format!("`{}`", spec.script))
+                        .allowed(format!("`{script}`")),
                 );
             } else {
                 match spec.check(&spec.default) {
@@ -646,7 +647,8 @@ fn default_script_text(script: &str, specs: &[OptionSpec]) -> String {
     for spec in specs {
         text.push('\n');
         for line in spec.description.lines() {
-            text.push_str(&format!("-- {line}\n"));
+            // Scripts are plain text.
+            text.push_str(&format!("-- {}\n", line.replace(char::is_control, " ")));
         }
         text.push_str(&format!("-- Allowed: {}.\n{} = {}\n", spec.allowed, spec.name, spec.default));
     }

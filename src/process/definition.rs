@@ -44,12 +44,14 @@ pub struct ProcessDefinition {
     pub on: bool,
     /// Whether it also takes a card whose next state an open job decides.
     pub takes_busy_cards: bool,
-    /// The roles that usually run it: what [`RolePolicy::standard`](crate::host::RolePolicy::standard) allows.
+    /// The roles that usually run it. By itself this allows nothing: the access policy decides.
+    /// [`RolePolicy::standard`](crate::host::RolePolicy::standard) allows what the definitions of this library say; what those of a host's own
+    /// processes say is added with [`RolePolicy::allow_roles_of`](crate::host::RolePolicy::allow_roles_of).
     pub roles: Vec<Role>,
 }
 
 impl ProcessDefinition {
-    /// A process that takes items of one kind, is in no slot, and is on. Set the rest with the methods below.
+    /// A process that takes items of one kind, fits in no slot yet, and is on. Set the rest with the methods below; at least one slot is needed.
     pub fn new(name: SymbolicName, title: impl Into<String>, package: impl Into<String>, items: ItemKind) -> Self {
         Self {
             name,

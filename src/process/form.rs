@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::{ItemId, ItemKind};
 use crate::host::{CardQuery, CertificateQuery, RequestQuery, UserFilter};
 use crate::id::SymbolicName;
+use crate::production_type::is_blank;
 
 /// What an operator sees when a process opens: enough for any user interface to draw it. *Cancel* closes it without any
 /// effect, *Next* goes on with an [`Answer`].
@@ -77,7 +78,7 @@ impl Field {
 pub enum FieldKind {
     /// One of these.
     Choice(Vec<String>),
-    /// A whole number between these two, both included.
+    /// A whole number between these two, both included, in decimal digits without a sign or leading zeros.
     Amount {
         /// The least.
         min: u32,
@@ -231,13 +232,12 @@ pub(crate) fn check_answers(
             allowed: if names.is_empty() { "none".to_owned() } else { names.join(", ") },
         });
     }
-    let answered = |field: &Field| {
-        given.get(&field.name).filter(|value| !value.trim().is_empty()).or(field.preset.as_ref()).cloned()
-    };
+    let answered =
+        |field: &Field| given.get(&field.name).filter(|value| !is_blank(value)).or(field.preset.as_ref()).cloned();
     let mut checked = BTreeMap::new();
     for field in fields {
         let allowed = || field.kind.to_string();
-        let Some(value) = given.get(&field.name).filter(|value| !value.trim().is_empty()) else {
+        let Some(value) = given.get(&field.name).filter(|value| !is_blank(value)) else {
             let wanted = field.required_when.as_ref().is_some_and(|(other, answer)| {
                 fields.iter().find(|f| f.name == *other).and_then(answered).as_ref() == Some(answer)
             });
@@ -259,7 +259,10 @@ impl FieldKind {
     fn takes(&self, value: &str) -> bool {
         match self {
             Self::Choice(choices) => choices.iter().any(|choice| choice == value),
-            Self::Amount { min, max } => value.parse::<u32>().is_ok_and(|amount| (*min..=*max).contains(&amount)),
+            // Written in one way only: no sign, no leading zeros.
+            Self::Amount { min, max } => {
+                value.parse::<u32>().is_ok_and(|amount| (*min..=*max).contains(&amount) && amount.to_string() == *value)
+            }
             Self::Text { max_length } => value.chars().count() <= *max_length && !value.contains('\0'),
         }
     }

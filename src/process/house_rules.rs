@@ -22,7 +22,8 @@ pub struct HouseRules {
     /// Whether somebody may approve what concerns herself.
     pub self_approval: SelfApproval,
     /// The length in characters of the longest card number; set by the engine from the number ranges.
-    pub longest_number: usize,
+    #[serde(skip)]
+    pub(crate) longest_number: usize,
     /// The profile at the CA for each kind of certificate that is offered.
     pub certificate_profiles: BTreeMap<CertificateKind, String>,
     /// What the office can do; set by the engine from its parts.
@@ -106,10 +107,12 @@ impl HouseRules {
 
     pub(crate) fn no_such_type(&self, name: &str) -> Refusal {
         let known: Vec<_> = self.production_types.keys().map(String::as_str).collect();
-        Refusal::new(
-            RefusalCode::ProductionType,
-            format!("there is no production type `{name}`; the bureau makes {}", known.join(", ")),
-        )
+        let made = if known.is_empty() {
+            "none is configured (HouseRules::production_type)".to_owned()
+        } else {
+            format!("the bureau makes {}", known.join(", "))
+        };
+        Refusal::new(RefusalCode::ProductionType, format!("there is no production type `{name}`; {made}"))
     }
 }
 

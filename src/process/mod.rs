@@ -3,6 +3,8 @@
 //! A [`Process`] is told what is known of one item and answers with a [`Plan`], what to store and what to do then, or with a
 //! [`Refusal`]. It does no I/O, reads no clock and draws nothing at random; time, ids and options come in through the
 //! [`PlanContext`]. Hosts add processes of their own as a [`ProcessPackage`].
+//!
+#![doc = include_str!("../../docs/processes.md")]
 
 mod cards;
 mod definition;

@@ -1,6 +1,7 @@
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::ItemId;
 use crate::state_graph::TransitionError;
@@ -41,8 +42,10 @@ impl From<TransitionError> for Refusal {
 }
 
 /// The kinds of refusals.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+///
+/// As data, a code is one text, so that it may also be the key of an object: the variant in small letters with underscores, `open_order`, and a code of
+/// a host's own with a mark before it, `custom:taste`. With the mark, a code of the host's own may have any name, even that of another code.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum RefusalCode {
     /// The object does not exist.
@@ -97,6 +100,67 @@ pub enum RefusalCode {
     Stopped,
     /// A refusal of a host's own process.
     Custom(String),
+}
+
+/// What stands before a code of a host's own.
+const CUSTOM: &str = "custom:";
+
+/// Each code with its name as data. The match makes sure that none is left out.
+macro_rules! names {
+    ($($code:ident = $name:literal),+ $(,)?) => {
+        impl RefusalCode {
+            fn named(name: &str) -> Option<Self> {
+                match name {
+                    $($name => Some(Self::$code),)+
+                    name => name.strip_prefix(CUSTOM).map(|own| Self::Custom(own.to_owned())),
+                }
+            }
+        }
+
+        impl Serialize for RefusalCode {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                match self {
+                    $(Self::$code => serializer.serialize_str($name),)+
+                    Self::Custom(own) => serializer.collect_str(&format_args!("{CUSTOM}{own}")),
+                }
+            }
+        }
+
+        impl<'de> Deserialize<'de> for RefusalCode {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let name = String::deserialize(deserializer)?;
+                Self::named(&name).ok_or_else(|| D::Error::unknown_variant(&name, &[$($name,)+ "custom:…"]))
+            }
+        }
+    };
+}
+
+names! {
+    NotFound = "not_found",
+    WrongKind = "wrong_kind",
+    WrongState = "wrong_state",
+    NotOffered = "not_offered",
+    NotPermitted = "not_permitted",
+    Busy = "busy",
+    InDoubt = "in_doubt",
+    NotInDoubt = "not_in_doubt",
+    BeingSent = "being_sent",
+    UserNotActive = "user_not_active",
+    OpenOrder = "open_order",
+    ProductionType = "production_type",
+    CardElement = "card_element",
+    ActiveCard = "active_card",
+    Certificate = "certificate",
+    NotEquipped = "not_equipped",
+    OrderId = "order_id",
+    BadPlan = "bad_plan",
+    OptionFailed = "option_failed",
+    Person = "person",
+    NumbersExhausted = "numbers_exhausted",
+    ChangedMeanwhile = "changed_meanwhile",
+    Store = "store",
+    HeldBack = "held_back",
+    Stopped = "stopped",
 }
 
 impl fmt::Display for RefusalCode {

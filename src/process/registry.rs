@@ -115,17 +115,30 @@ impl ProcessRegistry {
     /// The process with this symbolic name.
     ///
     /// # Errors
-    /// [`RegistryError::Unknown`] with the nearest known name.
+    /// [`RegistryError::Unknown`] with the known name that may be meant: the same but for case, the only one that ends so, or else the nearest.
     pub fn process(&self, name: &str) -> Result<&Arc<dyn Process>, RegistryError> {
         self.processes.get(name).ok_or_else(|| {
             let name: String = name.chars().take(100).collect();
-            let nearest = (self.processes.keys())
-                .map(|known| (strsim::jaro_winkler(known.as_str(), &name), known))
-                .filter(|(likeness, _)| *likeness > 0.8)
-                .max_by(|a, b| a.0.total_cmp(&b.0))
-                .map(|(_, known)| known.clone());
+            let nearest = self.nearest(&name).cloned();
             RegistryError::Unknown { name, nearest }
         })
+    }
+
+    fn nearest(&self, name: &str) -> Option<&SymbolicName> {
+        let known = || self.processes.keys();
+        if let Some(same) = known().find(|known| known.as_str().eq_ignore_ascii_case(name)) {
+            return Some(same);
+        }
+        let lower = name.to_ascii_lowercase();
+        let mut ending = known().filter(|known| known.as_str().to_ascii_lowercase().ends_with(&lower));
+        if let (false, Some(only), None) = (name.is_empty(), ending.next(), ending.next()) {
+            return Some(only);
+        }
+        known()
+            .map(|known| (strsim::jaro_winkler(known.as_str(), name), known))
+            .filter(|(likeness, _)| *likeness > 0.8)
+            .max_by(|a, b| a.0.total_cmp(&b.0))
+            .map(|(_, known)| known)
     }
 
     /// All definitions, by symbolic name.

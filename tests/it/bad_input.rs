@@ -569,7 +569,7 @@ fn run_id_used_twice_at_once_for_two_things_does_one() {
     });
     assert_eq!(first.done_in_all(), 1);
     assert_eq!((second.done_in_all(), second.refused_in_all()), (0, 1), "{second:?}");
-    assert!(matches!(&second.interrupted, Some(Interruption::Failed(why)) if why.contains("its answer was")));
+    assert!(matches!(&second.interrupted, Some(Interruption::Failed(why)) if why.contains("with another answer")));
     assert_eq!(desk.cards().len(), 1);
 }
 

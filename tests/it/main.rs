@@ -1,7 +1,9 @@
 //! The integration tests: one binary, one module a subject.
 
+mod administration;
 mod approval;
 mod bad_input;
+mod builder;
 mod conformance;
 mod doubts;
 mod hostile;
@@ -12,6 +14,7 @@ mod office;
 mod options;
 mod ordering;
 mod outside;
+mod processes;
 mod producing;
 mod quickstart;
 mod registry;

@@ -373,6 +373,13 @@ fn an_order_is_checked_against_its_production_type() {
         ("required missing", Some("C-0001"), vec![], missing("NAME", "commonName")),
         ("required empty", Some("C-0001"), vec![("commonName", "")], missing("NAME", "commonName")),
         ("required blank", Some("C-0001"), vec![("commonName", " \u{a0}\t")], missing("NAME", "commonName")),
+        (
+            "required unseen",
+            Some("C-0001"),
+            vec![("commonName", "\u{200e}\u{200b} \u{feff}")],
+            missing("NAME", "commonName"),
+        ),
+        ("seen among the unseen", Some("C-0001"), vec![("commonName", "\u{200e}Ann")], Ok(())),
         ("too long", Some("C-0001"), vec![("commonName", "Annabelle")], too_long("NAME", 9, 8)),
         ("too long, optional", Some("1"), vec![("commonName", "Ann"), ("title", "Prof")], too_long("TITLE", 4, 3)),
         ("number too long", Some("C-00001"), vec![("commonName", "Ann")], too_long("NUMBER", 7, 6)),
@@ -553,7 +560,7 @@ impl Scene {
     }
 
     fn person(&self) -> Actor {
-        Actor::person(self.actor.clone(), user_id("p-olga"), [Role::Operator, Role::Custom("porter".to_owned())])
+        Actor::person(self.actor.clone(), user_id("p-olga"), [Role::Operator, Role::custom("porter").unwrap()])
     }
 
     fn job(&self, task: Task) -> Job {
@@ -724,7 +731,7 @@ fn people_requests_and_roles_come_back_as_they_were_stored() {
         Role::Administrator,
         Role::SelfService,
         Role::BatchSync,
-        Role::Custom("porter".to_owned()),
+        Role::custom("porter").unwrap(),
     ] {
         round_trip(&role);
     }
@@ -771,7 +778,7 @@ fn jobs_of_every_task_come_back_as_they_were_stored() {
         (message(MessageKind::CardOrdered, Recipient::Email("a@example.com".to_owned())), JobKind::Notify),
         (message(MessageKind::RequestWaiting, Recipient::Role(Role::Approver)), JobKind::Notify),
         (message(MessageKind::RequestApproved, Recipient::Actor(scene.actor.clone())), JobKind::Notify),
-        (message(MessageKind::RequestRejected, Recipient::Role(Role::Custom("x".to_owned()))), JobKind::Notify),
+        (message(MessageKind::RequestRejected, Recipient::Role(Role::custom("x").unwrap())), JobKind::Notify),
         (message(MessageKind::Custom("own".to_owned()), Recipient::Email(String::new())), JobKind::Notify),
         (
             Task::Custom {
@@ -915,7 +922,7 @@ fn forms_answers_runs_and_reports_come_back_as_they_were_stored() {
         unchanged: 1,
         done_earlier: 1,
         in_doubt: 1,
-        refused: BTreeMap::from([(RefusalCode::Busy, 1), (RefusalCode::WrongState, 2)]),
+        refused: BTreeMap::from([(RefusalCode::Busy, 1), (RefusalCode::WrongState, 2), (own_code("taste"), 3)]),
         interrupted: Some(Interruption::Failed("the store is full".to_owned())),
     });
     for outcome in [
@@ -931,6 +938,58 @@ fn forms_answers_runs_and_reports_come_back_as_they_were_stored() {
     ] {
         round_trip(&outcome);
     }
+}
+
+fn own_code(name: &str) -> RefusalCode {
+    RefusalCode::Custom(name.to_owned())
+}
+
+#[test]
+fn a_refusal_code_is_one_text_and_comes_back_whatever_a_host_calls_its_own() {
+    for (code, text) in [
+        (RefusalCode::OpenOrder, "open_order"),
+        (RefusalCode::Person, "person"),
+        (own_code("taste"), "custom:taste"),
+        (own_code("open_order"), "custom:open_order"),
+        (own_code("custom:open_order"), "custom:custom:open_order"),
+        (own_code(""), "custom:"),
+    ] {
+        assert_eq!(serde_json::to_value(&code).expect("a text"), json!(text));
+        round_trip(&code);
+        round_trip(&BTreeMap::from([(code, 1)]));
+    }
+    let error = serde_json::from_value::<RefusalCode>(json!("taste")).expect_err("no such code");
+    assert!(error.to_string().contains("unknown variant `taste`"), "{error}");
+}
+
+#[test]
+fn a_role_of_the_hosts_own_has_a_usable_name() {
+    for bad in ["", "por\0ter", "por\nter", "\u{7f}"] {
+        assert!(Role::custom(bad).is_err(), "{bad:?}");
+        assert!(serde_json::from_value::<Role>(json!({ "custom": bad })).is_err(), "{bad:?}");
+    }
+    let porter = Role::custom("porter").expect("a good name");
+    assert_eq!(porter.to_string(), "porter");
+    assert_eq!(serde_json::to_value(&porter).expect("data"), json!({ "custom": "porter" }));
+    let production = Role::CardProductionAdministrator;
+    assert_eq!(production.to_string(), "card production administrator", "for people");
+    assert_eq!(serde_json::to_value(&production).expect("data"), json!("card_production_administrator"));
+}
+
+#[test]
+fn a_status_map_that_is_read_as_data_is_checked_and_found_in_any_case() {
+    let map = |value| serde_json::from_value::<StatusMap>(value);
+    let shipped = map(json!({ " Shipped ": "produced", "In Arbeit": "in_production" })).expect("states of an order");
+    assert_eq!(shipped.state("SHIPPED"), Some(CardState::Produced));
+    assert_eq!(shipped.state("in arbeit "), Some(CardState::InProduction));
+    let error = map(json!({ "gone": "locked" })).expect_err("no state of an order").to_string();
+    assert!(error.contains("status text \"gone\": locked is not a state of an order"), "{error}");
+    let error = map(json!({ "Gone": "failed", "gone": "produced" })).expect_err("twice").to_string();
+    assert!(error.contains("status text \"gone\" stands for produced and"), "{error}");
+    assert_eq!(
+        StatusMap::of([("Shipped", CardState::Produced)]),
+        Ok(StatusMap::new().with("shipped", CardState::Produced))
+    );
 }
 
 #[test]

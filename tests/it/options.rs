@@ -53,6 +53,18 @@ fn defaults_are_those_of_the_documentation() {
 }
 
 #[test]
+fn each_key_names_its_option_its_script_and_its_default() {
+    let keys = include_str!("../../src/options/keys.rs");
+    let mut named = 0;
+    for spec in OptionCatalogue::standard().specs() {
+        let line = format!("/// `{}` in `{}`, by default `{}`.", spec.name, spec.script, spec.default);
+        assert!(keys.contains(&line), "{line}");
+        named += 1;
+    }
+    assert_eq!(keys.matches("\npub const ").count(), named);
+}
+
+#[test]
 fn typed_values_are_checked_as_scripts_are() {
     use OptionValue::{Boolean, Choices, Integer, Names, Text};
     let text = |text: &str| Text(text.to_owned());
@@ -227,7 +239,7 @@ fn bad_specs_are_refused_and_nothing_is_added() {
         ("Mine", boolean("os", "Mine"), ProblemKind::IllFormedName),
         ("Mine", boolean("end", "Mine"), ProblemKind::IllFormedName),
         ("Mine", boolean("a b", "Mine"), ProblemKind::IllFormedName),
-        ("Mine", boolean("Other", "Elsewhere"), ProblemKind::UnknownScript),
+        ("Mine", boolean("Other", "Elsewhere"), ProblemKind::OtherScript),
         ("Mine", OptionSpec::new("Wrong", "Mine", Allowed::Boolean, 1, ""), ProblemKind::WrongType),
         ("Mine", OptionSpec::new("Wrong", "Mine", Allowed::Integer { min: 1, max: 2 }, 3, ""), ProblemKind::OutOfRange),
         (CARDS, boolean("Fine", CARDS), ProblemKind::TakenName),
@@ -679,6 +691,92 @@ mod scripts {
                 assert_eq!(resolved.get(PIN_LENGTH).unwrap(), 5);
             }
         }
+    }
+
+    /// On a thread with a stack of a host that is short of it.
+    fn on_a_small_stack(work: impl FnOnce() + Send + 'static) {
+        let thread = std::thread::Builder::new().stack_size(128 * 1024).spawn(work).expect("a thread");
+        thread.join().expect("nothing panics on a small stack");
+    }
+
+    /// Each nests library functions that call back as deep as it can.
+    const NESTING: &[(&str, &str)] = &[
+        ("gsub", "local function f() return (('a'):gsub('a', f)) end return f()"),
+        ("gsub with text", "local function f(t) return (('aaaa'):rep(100):gsub('a+', f)) end return f()"),
+        (
+            "__tostring",
+            "local m = {} m.__tostring = function(s) return tostring(s) end return tostring(setmetatable({}, m))",
+        ),
+        ("__tostring is tostring", "return tostring(setmetatable({}, {__tostring = tostring}))"),
+        (
+            "__tostring in format",
+            "local m = {} m.__tostring = function(s) return string.format('%s %s', s, s) end return tostring(setmetatable({}, m))",
+        ),
+        ("sort", "local function f() local t = table.create(200, 1) table.sort(t, f) end f()"),
+        ("__index", "local t = {} setmetatable(t, {__index = function(s, k) return s[k .. 'x'] end}) return t.a"),
+        (
+            "__lt",
+            "local m = {} local a, b = setmetatable({}, m), setmetatable({}, m) m.__lt = function(x, y) return x < y end return a < b",
+        ),
+        (
+            "__concat and sort",
+            "local m = {} local a = setmetatable({}, m) m.__concat = function(x, y) table.sort({1, 2, 3}, function() return x .. y end) end return a .. a",
+        ),
+        (
+            "gsub in sort in pcall",
+            "local function f() pcall(table.sort, {3, 2, 1}, function() return (('a'):gsub('a', f)) end) end f()",
+        ),
+        (
+            "xpcall handlers",
+            "local function f() return xpcall(f, function() return ('a'):gsub('a', f) end) end f() return 6",
+        ),
+        ("__iter", "local m = {} m.__iter = function(s) for _ in s do end end for _ in setmetatable({}, m) do end"),
+        (
+            "__eq",
+            "local m = {} m.__eq = function(x, y) return setmetatable({}, m) == setmetatable({}, m) end return setmetatable({}, m) == setmetatable({}, m)",
+        ),
+    ];
+
+    #[test]
+    fn hostile_functions_do_not_touch_the_stack_of_the_caller() {
+        let cases = HOSTILE.iter().map(|(what, code, _)| (*what, *code)).chain(NESTING.iter().copied());
+        for (what, code) in cases {
+            let options =
+                put(&format!("CardsPINLength = function(card, user)\nif user then return 5 end\n{code}\nend"));
+            on_a_small_stack(move || {
+                let problem = options.resolve(&[PIN_LENGTH.name()], &Subject::default()).expect_err(what);
+                assert_ne!(problem.kind, ProblemKind::NotResolved, "{what}: {problem}");
+                let good = attributes(&[]);
+                let resolved = options.resolve(&[PIN_LENGTH.name()], &Subject::new(None, Some(&good)));
+                assert_eq!(resolved.expect(what).get(PIN_LENGTH).expect(what), 5);
+            });
+        }
+    }
+
+    #[test]
+    fn hostile_scripts_do_not_touch_the_stack_of_the_caller() {
+        for (what, code) in NESTING {
+            on_a_small_stack(move || {
+                load_script(CARDS, &format!("do local function run() {code} end run() end")).expect_err(what);
+            });
+        }
+    }
+
+    #[test]
+    fn options_whose_functions_are_called_from_many_threads_give_each_its_own_answer() {
+        let options = put("CardsPINLength = function(card, user) return tonumber(user.length) end");
+        std::thread::scope(|scope| {
+            for length in 4..=12_u8 {
+                let options = options.clone();
+                scope.spawn(move || {
+                    let user = attributes(&[("length", &length.to_string())]);
+                    for _ in 0..200 {
+                        let resolved = options.resolve(&[PIN_LENGTH.name()], &Subject::new(None, Some(&user))).unwrap();
+                        assert_eq!(resolved.get(PIN_LENGTH).unwrap(), length);
+                    }
+                });
+            }
+        });
     }
 
     #[test]

@@ -495,13 +495,13 @@ fn the_standard_policy_goes_by_roles() {
     ];
     let policy = RolePolicy::standard();
     for (process, allowed) in table {
-        for role in [Operator, Approver, Production, Admin, SelfService, Sync, Role::Custom("guest".to_owned())] {
+        for role in [Operator, Approver, Production, Admin, SelfService, Sync, Role::custom("guest").unwrap()] {
             let decision = block_on(policy.may_start(&with_role(role.clone()), &name(process)));
             assert_eq!(decision == Decision::Yes, allowed.contains(&role), "{process} by {role}: {decision:?}");
         }
     }
-    let guest = with_role(Role::Custom("guest".to_owned()));
-    let own = policy.allow(name(ENGRAVE), Role::Custom("guest".to_owned()));
+    let guest = with_role(Role::custom("guest").unwrap());
+    let own = policy.allow(name(ENGRAVE), Role::custom("guest").unwrap());
     assert_eq!(block_on(own.may_start(&guest, &name(ENGRAVE))), Decision::Yes);
     let text = serde_json::to_string(&own).unwrap();
     assert_eq!(serde_json::from_str::<RolePolicy>(&text).unwrap(), own, "a table that hosts may store");
@@ -759,6 +759,29 @@ fn the_operator_picks_among_the_production_types_on_offer() {
     assert!(matches!(error, Error::Answer(AnswerError::NotAllowed { .. })), "{error}");
     let error = office.try_run(ORDER, &operator(), Answer::ids([user_item("u3")]).with("colour", "red")).unwrap_err();
     assert!(matches!(error, Error::Answer(AnswerError::UnknownField { .. })), "{error}");
+}
+
+#[test]
+fn an_amount_is_written_in_one_way_and_what_is_not_seen_is_no_answer() {
+    let office = Office::new();
+    let answer = |amount: &str| office.try_run(ORDER_TEMPORARY, &operator(), Answer::new().with(Form::AMOUNT, amount));
+    for wrong in ["+5", "005", "-1", "5.0", " 5", "0", "10", "٣"] {
+        let error = answer(wrong).unwrap_err();
+        assert!(matches!(error, Error::Answer(AnswerError::NotAllowed { .. })), "{wrong:?}: {error}");
+    }
+    for blank in ["", " ", "\u{200e}\u{200b}"] {
+        let error = answer(blank).unwrap_err();
+        assert!(matches!(error, Error::Answer(AnswerError::Missing { .. })), "{blank:?}: {error}");
+    }
+    assert_eq!(answer("5").unwrap().0.items, 5);
+}
+
+#[test]
+fn a_production_type_has_a_name_that_can_be_seen() {
+    let office = Office::new();
+    let source = OptionSource::Script("CardsAddonExtProdProductionType = '\u{200b}'".to_owned());
+    let set = block_on(office.engine.set_options(ORDER_SCRIPT, source, &administrator()));
+    assert!(matches!(set, Err(Error::Options(_))), "{set:?}");
 }
 
 #[test]

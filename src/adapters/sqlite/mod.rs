@@ -36,8 +36,8 @@ use threads::{Outcome, Threads};
 /// same file; it must lie on a local disk. No call blocks its caller: one thread writes, two read. Writes that wait at the
 /// same time share one transaction and so one wait for the disk, and still succeed or fail each by itself.
 ///
-/// A clone is another handle to the same store. When the last handle is dropped, what was begun is still finished, and the
-/// file is closed.
+/// A clone is another handle to the same store. Dropping the last handle waits until what was begun is finished and the file
+/// is closed, its log moved into it; that takes moments.
 ///
 /// ```
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -54,7 +54,7 @@ pub struct SqliteRepository(Arc<Store>);
 
 struct Store {
     path: PathBuf,
-    /// The name of the file, for errors.
+    /// The file as it was named, for errors.
     file: Arc<str>,
     clock: Arc<dyn Clock>,
     threads: Threads,
@@ -113,7 +113,7 @@ impl SqliteRepository {
     /// As [`open`](Self::open).
     pub fn open_with(path: impl AsRef<Path>, options: SqliteOptions) -> Result<Self, RepositoryError> {
         let path = path.as_ref().to_owned();
-        let file: Arc<str> = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into();
+        let file: Arc<str> = path.to_string_lossy().into();
         let start = || -> Result<Threads, Problem> {
             let writer = connection::open_writer(&path, options.busy_timeout)?;
             let readers =

@@ -34,10 +34,25 @@ pub(super) enum Outcome<T> {
 /// How many waiting writes share one transaction, and so one wait for the disk.
 const SHARED: usize = 64;
 
-/// The queues to the threads. When they are dropped, the threads do what is still queued, and end.
+/// The queues to the threads. When they are dropped, the threads do what is still queued, close the file, and end.
 pub(super) struct Threads {
+    queues: Option<Queues>,
+    writer: Option<JoinHandle<()>>,
+}
+
+struct Queues {
     writes: Sender<Write>,
     reads: Sender<Read>,
+}
+
+impl Drop for Threads {
+    /// Waits until the file is closed: a program that ends before that leaves its log beside it.
+    fn drop(&mut self) {
+        self.queues = None;
+        if let Some(writer) = self.writer.take() {
+            let _ = writer.join();
+        }
+    }
 }
 
 impl Threads {
@@ -51,14 +66,14 @@ impl Threads {
             let waiting = Arc::clone(&waiting_reads);
             reading.push(spawn("cardwright-sqlite-reader", move || read_all(&reader, &waiting))?);
         }
-        spawn("cardwright-sqlite-writer", move || {
+        let writer = spawn("cardwright-sqlite-writer", move || {
             write_all(&writer, &waiting_writes);
             // Only the last connection moves the log into the file, and none does if two are closed at the same moment.
             for reader in reading {
                 let _ = reader.join();
             }
         })?;
-        Ok(Self { writes, reads })
+        Ok(Self { queues: Some(Queues { writes, reads }), writer: Some(writer) })
     }
 
     /// Does the work in a reading thread.
@@ -74,7 +89,8 @@ impl Threads {
                 let _ = sender.send(work(connection));
             }
         });
-        self.reads.send(read).map_err(|_| Problem::Stopped)?;
+        let queues = self.queues.as_ref().ok_or(Problem::Stopped)?;
+        queues.reads.send(read).map_err(|_| Problem::Stopped)?;
         receiver.await.unwrap_or(Err(Problem::Stopped))
     }
 
@@ -97,7 +113,8 @@ impl Threads {
             };
             Written { keep, answer: Box::new(answer) }
         });
-        self.writes.send(write).map_err(|_| Problem::Stopped)?;
+        let queues = self.queues.as_ref().ok_or(Problem::Stopped)?;
+        queues.writes.send(write).map_err(|_| Problem::Stopped)?;
         receiver.await.unwrap_or(Err(Problem::StoppedMeanwhile))
     }
 }
