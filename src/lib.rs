@@ -54,7 +54,8 @@
 //! cursors, on the other hand, may come from anybody: they are checked. What the directory, the bureau and the CA say is checked for form, not for truth.
 //!
 //! # Examples by task
-//! `quickstart` (people from a CSV file, an office in an SQLite file, a batch order from end to end), `temporary_cards`,
+//! `quickstart` (people from a CSV file, an office in an SQLite file, a batch order from end to end), `issue_cards` (1,000
+//! cards made in the house, with certificates of an embedded CA), `issue_with_on_card_keys`, `temporary_cards`,
 //! `approval`, `options`, `custom_process` (a package of your own), `custom_repository` (a store of your own against the
 //! kit). Run them with `cargo run --release --example quickstart`.
 //!

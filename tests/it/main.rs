@@ -7,6 +7,7 @@ mod builder;
 mod conformance;
 mod doubts;
 mod hostile;
+mod issue_cards;
 mod kits;
 mod local_ca;
 mod nouns;

@@ -1,12 +1,17 @@
 //! Cards that are made here: issued, activated, locked, made again, and what is left over swept.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future as _;
+use std::pin::pin;
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Waker};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use cardwright::adapters::memory::MemoryRepository;
 use cardwright::adapters::simulator::{
     CaBehaviour, ChangeScript, FinishScript, HandleState, IssueScript, PersonalizerBehaviour, PrepareScript,
+    SimulatedClock,
 };
 use cardwright::adapters::sqlite::{SqliteOptions, SqliteRepository};
 use cardwright::host::{
@@ -387,6 +392,60 @@ fn what_only_a_person_can_see_is_in_doubt_and_nothing_else() {
         a_day_later(&office);
         fits_together(&office).expect("all fits");
     }
+}
+
+/// A machine that begins what it is asked and never says how it went.
+#[derive(Clone, Default)]
+struct Hanging(Arc<Mutex<(u32, u32)>>);
+
+#[async_trait]
+impl CardPersonalizer for Hanging {
+    async fn prepare(&self, order: &PrepareOrder<'_>) -> PrepareOutcome {
+        let calls = {
+            let mut calls = self.0.lock().expect("not poisoned");
+            calls.0 += 1;
+            calls.0
+        };
+        if calls == 1 { std::future::pending().await } else { PrepareOutcome::Prepared(Prepared::new(order.reference)) }
+    }
+
+    async fn finish(&self, _: FinishOrder<'_>) -> FinishOutcome {
+        self.0.lock().expect("not poisoned").1 += 1;
+        std::future::pending().await
+    }
+
+    async fn discard(&self, _: &str) -> DiscardOutcome {
+        DiscardOutcome::Done
+    }
+}
+
+#[test]
+fn worker_that_dies_while_the_machine_is_at_work_leaves_a_doubt_and_no_second_card() {
+    let (clock, machine) = (SimulatedClock::new(clock().now()), Hanging::default());
+    let store = MemoryRepository::new(Arc::new(clock.clone()));
+    let office = Office::on(store, clock, |builder| builder.personalizer(machine.clone()));
+    let card = office.request("u1");
+    let dies_while = |process: &str, answer: Answer| {
+        let run = block_on(office.engine.open(process, &operator())).expect("it opens");
+        let mut execution = block_on(office.engine.next(&run, answer)).expect("it begins");
+        let mut work = pin!(execution.next_chunk());
+        for _ in 0..50 {
+            assert!(work.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        }
+    };
+    dies_while(ISSUE, Answer::ids([ItemId::Card(card)]));
+    assert_eq!(*machine.0.lock().expect("not poisoned"), (1, 0));
+    office.clock.advance(24 * HOUR);
+    assert_eq!(office.sync(SYNC_PRODUCTION).in_doubt, 1);
+    assert_eq!(*machine.0.lock().expect("not poisoned"), (1, 0), "it is not asked again");
+
+    let again = [("resolution", "send again"), ("reason", "the tray is empty")];
+    office.one(RESOLVE, &operator(), ItemId::Card(card), &again);
+    dies_while(SYNC_PRODUCTION, Answer::new());
+    assert_eq!(*machine.0.lock().expect("not poisoned"), (2, 1), "now it hangs while the card is finished");
+    office.clock.advance(24 * HOUR);
+    assert_eq!(office.sync(SYNC_PRODUCTION).in_doubt, 1);
+    assert_eq!(*machine.0.lock().expect("not poisoned"), (2, 1), "it is not asked again");
 }
 
 #[test]

@@ -38,7 +38,7 @@ impl Sync {
             "CardsBatchSyncProduction",
             "Go on with productions",
             "Does what is left of local productions, activations and locks: what the personalizer and the CA could not do \
-             at once.",
+             at once, and the messages.",
             [
                 JobKind::PrepareCard,
                 JobKind::IssueCertificate,
@@ -47,6 +47,7 @@ impl Sync {
                 JobKind::DiscardCard,
                 JobKind::RemoveHold,
                 JobKind::RevokeCertificate,
+                JobKind::Notify,
             ],
         );
         let definition =
