@@ -407,14 +407,16 @@ impl Card {
     /// How the key begins that keeps a user's place for an active card.
     pub(crate) const ACTIVE_KEY: &str = "active-card/";
 
+    /// Whether it counts as its user's active card: a permanent one that is active, or in a production that ends so.
+    pub(crate) fn is_or_becomes_active(&self) -> bool {
+        let becomes = |production: &Production| production.card_end_state == Active;
+        self.kind == CardKind::Permanent && (self.state == Active || self.production.as_ref().is_some_and(becomes))
+    }
+
     /// Whether it still needs a reservation that it holds: its user's place for an active card while it is active or in
     /// production, anything else while it is an open order.
     pub(crate) fn needs(&self, key: &str) -> bool {
-        if key.starts_with(Self::ACTIVE_KEY) {
-            self.state == Active || self.production.is_some()
-        } else {
-            self.is_open_order()
-        }
+        if key.starts_with(Self::ACTIVE_KEY) { self.is_or_becomes_active() } else { self.is_open_order() }
     }
 
     /// Whether it counts as its user's open order: a permanent external card that is requested, processing, ordered,

@@ -132,6 +132,8 @@ pub enum Task {
     IssueCertificate {
         /// What it is for.
         kind: CertificateKind,
+        /// The production that it is made in.
+        production: JobId,
     },
     /// Put a certificate on hold at the CA before the card is finished. Repeatable.
     HoldCertificate {

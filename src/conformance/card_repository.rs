@@ -1501,7 +1501,7 @@ impl Scene {
             place_order(),
             Task::TrackOrder { order_id: "order-1".to_owned() },
             Task::PrepareCard,
-            Task::IssueCertificate { kind: CertificateKind::Encryption },
+            Task::IssueCertificate { kind: CertificateKind::Encryption, production: JobId::new(kit.id()) },
             Task::HoldCertificate { certificate },
             Task::FinishCard,
             Task::DiscardCard { handle: "tray \"3\" / slot 7".to_owned() },

@@ -69,6 +69,10 @@ pub struct Execution<'a> {
     pub(super) at_hand: Vec<ItemId>,
     /// When the first jobs were claimed.
     pub(super) started: Option<DateTime<Utc>>,
+    /// The kinds of jobs that are left alone: their outside does not want to be called for now, or something failed.
+    pub(super) halted: BTreeSet<JobKind>,
+    /// What went wrong with some of the jobs.
+    pub(super) trouble: Option<Interruption>,
     /// Jobs that the actor may not touch.
     pub(super) denied: BTreeSet<JobId>,
 }
@@ -200,6 +204,10 @@ impl Execution<'_> {
     /// Claims due jobs and performs them; `None` if there are none left that this run should do.
     async fn due_jobs(&mut self, kinds: Vec<JobKind>) -> Result<Option<Vec<(ItemId, Outcome)>>, Error> {
         let engine = self.engine;
+        let kinds: Vec<JobKind> = kinds.into_iter().filter(|kind| !self.halted.contains(kind)).collect();
+        if kinds.is_empty() {
+            return Ok(self.no_more_jobs());
+        }
         let request = ClaimRequest {
             kinds,
             // Those that are denied are still due, and first in line.
@@ -232,7 +240,7 @@ impl Execution<'_> {
         }
         engine.release(denied).await;
         if permitted.is_empty() {
-            return Ok((!outcomes.is_empty()).then_some(outcomes));
+            return Ok(if outcomes.is_empty() { self.no_more_jobs() } else { Some(outcomes) });
         }
         // A sync that finds nothing to do leaves no trace; one that does is on record like every run.
         if let Err(error) = self.put_on_record().await {
@@ -240,14 +248,21 @@ impl Execution<'_> {
             return Err(error);
         }
         let performed = engine.perform(permitted, &self.actor, &self.record.process, Some(self.id)).await;
-        if performed.halted {
-            self.interrupt(Interruption::HeldBack);
-        }
+        self.halted.extend(performed.halted);
         if let Some(error) = performed.failed {
-            self.interrupt(Interruption::Failed(with_causes(&error)));
+            self.trouble.get_or_insert(Interruption::Failed(with_causes(&error)));
         }
         outcomes.extend(performed.done.into_iter().map(|done| (ItemId::Job(done.job), done.outcome)));
         Ok(Some(outcomes))
+    }
+
+    /// The end of a sync, and why it is one before its time, if it is.
+    fn no_more_jobs(&mut self) -> Option<Vec<(ItemId, Outcome)>> {
+        let held_back = (!self.halted.is_empty()).then_some(Interruption::HeldBack);
+        if let Some(why) = self.trouble.take().or(held_back) {
+            self.interrupt(why);
+        }
+        None
     }
 
     /// One chunk: plans, commits, performs. Every item gets an outcome, whatever happens. If it was tried before, some may be done.
@@ -340,7 +355,9 @@ impl Execution<'_> {
         let busy = self.engine.cards_by_id(cards.keys().copied().collect()).await?;
         let jobs: Vec<JobId> = busy.values().filter_map(|card| card.busy.as_ref().map(|busy| busy.job)).collect();
         for job in self.engine.jobs_by_id(&jobs).await?.into_values() {
-            let direct = matches!(job.task, Task::PlaceOrder { queued: false, .. }) && job.state == JobState::Open;
+            let direct = job.state == JobState::Open
+                && (matches!(job.task, Task::PlaceOrder { queued: false, .. })
+                    || job.card.and_then(|card| busy.get(&card)).is_some_and(|card| card.production.is_some()));
             if let Some(place) =
                 job.card.and_then(|card| cards.get(&card)).filter(|_| direct && job.run == Some(self.id))
             {

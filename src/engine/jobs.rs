@@ -13,7 +13,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use super::Engine;
 use crate::actor::Actor;
 use crate::card::Card;
-use crate::certificate::Certificate;
+use crate::certificate::{Certificate, IssuedCertificate};
 use crate::change_set::{ChangeSet, Conflict, StoredId};
 use crate::error::{During as _, Error, with_causes};
 use crate::history::{ObjectId, Stamp, Why};
@@ -46,8 +46,8 @@ const MESSAGES_AT_ONCE: usize = 50;
 pub(super) struct Performed {
     /// What became of each job that was tried or settled.
     pub(super) done: Vec<Done>,
-    /// Whether the outside asked not to be called for now.
-    pub(super) halted: bool,
+    /// The kinds of jobs whose outside asked not to be called for now.
+    pub(super) halted: BTreeSet<JobKind>,
     /// What went wrong on our side. What came before it is done.
     pub(super) failed: Option<Error>,
 }
@@ -88,6 +88,10 @@ pub(super) enum Answer {
         until: DateTime<Utc>,
         reason: String,
     },
+    /// The CA has taken it and has not decided: look then.
+    Pending {
+        until: DateTime<Utc>,
+    },
     /// Surely not done: try again then, as if for the first time.
     NotDone {
         until: DateTime<Utc>,
@@ -95,6 +99,8 @@ pub(super) enum Answer {
     },
     /// A link of a production, or what the CA says.
     Production(ProductionAnswer),
+    /// A certificate for which the card no longer waits.
+    LateCertificate(IssuedCertificate),
     /// A job that decides nothing by itself and that only a person can settle.
     JobDoubt {
         reason: String,
@@ -140,7 +146,7 @@ impl Engine {
             let more = self.perform_these(jobs, by).await;
             next = next_of(&more.done, &mut first_of);
             performed.done.extend(more.done);
-            performed.halted |= more.halted;
+            performed.halted.extend(more.halted);
             performed.failed = more.failed;
         }
         // The last word about each chain.
@@ -173,7 +179,7 @@ impl Engine {
         for job in jobs {
             kinds.entry(job.kind()).or_default().push(job);
         }
-        let mut performed = Performed { done: Vec::new(), halted: false, failed: None };
+        let mut performed = Performed { done: Vec::new(), halted: BTreeSet::new(), failed: None };
         for (kind, jobs) in kinds {
             let size = match kind {
                 JobKind::PlaceOrder => self.settings.orders_per_call,
@@ -212,14 +218,18 @@ impl Engine {
                     Ok(halted) => halted,
                     Err(error) => {
                         // What was sent has a newer version and stays claimed; the rest need not wait for its lease to end.
-                        let left = claims.into_iter().chain(jobs.map(|job| (job.id, job.version))).collect();
+                        let left = claims.into_iter().chain(jobs.by_ref().map(|job| (job.id, job.version))).collect();
                         self.release(left).await;
-                        performed.failed = Some(error);
-                        return performed;
+                        // The others may still work: a revocation does not wait for the directory.
+                        performed.failed.get_or_insert(error);
+                        performed.halted.insert(kind);
+                        break;
                     }
                 };
             }
-            performed.halted |= halted;
+            if halted {
+                performed.halted.insert(kind);
+            }
             self.release(jobs.map(|job| (job.id, job.version)).collect()).await;
         }
         performed
@@ -650,7 +660,7 @@ impl Engine {
             let cards = self.repository.cards(&cards).await?;
             about.cards = cards.into_iter().map(|card| (card.id, card)).collect();
         }
-        let in_production = cards_of(|answer| matches!(answer, Answer::Production(_)));
+        let in_production = cards_of(|answer| matches!(answer, Answer::Production(_) | Answer::LateCertificate(_)));
         about.certificates = self.certificates_of(in_production).await?;
         let chips: Vec<String> = answers.iter().filter_map(|(_, answer)| chip_in(answer)).collect();
         if !chips.is_empty() {
@@ -705,6 +715,12 @@ impl Engine {
                 let certificates = about.certificates.remove(&card.id).unwrap_or_default();
                 production::link_answered(job.clone(), card, certificates, &about.chips, answer.clone(), stamp)
                     .map(|Applied { changes, outcome, next }| (changes, Done { job: id, outcome, next }))
+            }
+            (Answer::Production(ProductionAnswer::Issued(issued)) | Answer::LateCertificate(issued), card) => {
+                let card = card.map(|card| card.id).or(job.card);
+                let known = card.and_then(|card| about.certificates.remove(&card)).unwrap_or_default();
+                let (changes, outcome) = production::late_certificate(job, &known, issued.clone(), stamp);
+                return (changes, done(outcome));
             }
             (Answer::Placed(PlaceAnswer::Accepted(accepted)), card) => {
                 let (mut changes, outcome) = late(&job, card, &accepted.order_id, stamp);
@@ -779,6 +795,10 @@ impl Engine {
                     }
                 }
             }
+            Answer::Pending { until } => {
+                job.due = *until;
+                job.remark = Some("the CA has not decided yet".to_owned());
+            }
             Answer::HeldBack { until, reason } => {
                 job.due = *until;
                 job.remark = Some(reason.clone());
@@ -821,6 +841,7 @@ impl Engine {
             | Answer::Status(_)
             | Answer::Production(_)
             | Answer::LateAcceptance { .. }
+            | Answer::LateCertificate(_)
             | Answer::Superseded => {}
         }
         changes.jobs.push(job);
@@ -838,7 +859,10 @@ impl Engine {
             let Some(job) = stored.remove(&sent.id) else { continue };
             // An acceptance also answers a job that waits to be sent again and has not been: it need not be any more.
             let accepted = matches!(answer, Answer::Placed(PlaceAnswer::Accepted(_)));
+            // There is but one certificate for the key of a job.
+            let issued = matches!(answer, Answer::Production(ProductionAnswer::Issued(_)));
             let waits = match job.state {
+                JobState::Open | JobState::InDoubt if issued => true,
                 JobState::Open => job.attempt == sent.attempt || (accepted && job.attempt.is_none()),
                 JobState::InDoubt => job.attempt == sent.attempt,
                 JobState::Done | JobState::Cancelled => false,
@@ -851,7 +875,10 @@ impl Engine {
                 Answer::Placed(PlaceAnswer::Accepted(accepted)) if !already => {
                     answers.push((job, Answer::LateAcceptance { order_id: accepted.order_id }));
                 }
-                Answer::LateAcceptance { .. } => answers.push((job, answer)),
+                Answer::LateAcceptance { .. } | Answer::LateCertificate(_) => answers.push((job, answer)),
+                Answer::Production(ProductionAnswer::Issued(issued)) => {
+                    answers.push((job, Answer::LateCertificate(issued)));
+                }
                 _ => settled.push(job.id),
             }
         }
@@ -970,7 +997,9 @@ fn changes_card(job: &Job, answer: &Answer) -> bool {
         Answer::Production(_) => !matches!(job.kind(), JobKind::RemoveHold | JobKind::RevokeCertificate),
         Answer::Ended { noted, .. } => noted.is_some(),
         Answer::NotDone { .. } | Answer::Later { .. } => job.state == JobState::InDoubt,
-        Answer::HeldBack { .. } | Answer::StatusLater { .. } => false,
+        Answer::HeldBack { .. } | Answer::StatusLater { .. } | Answer::Pending { .. } | Answer::LateCertificate(_) => {
+            false
+        }
         Answer::Placed(_)
         | Answer::Status(_)
         | Answer::LateAcceptance { .. }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Engine;
-use crate::card::{Card, CardKind, CardState};
+use crate::card::{Card, CardState};
 use crate::certificate::Certificate;
 use crate::error::{During as _, Error};
 use crate::host::{CertificateQuery, DirectoryError, RepositoryError};
@@ -142,8 +142,8 @@ impl Engine {
     }
 
     async fn load_active_cards(&self, items: &mut [Item]) -> Result<(), Error> {
-        let permanent = |card: &Card| card.kind() == CardKind::Permanent;
-        let active = self.other_cards(items, &[CardState::Active], permanent).await?;
+        let states = [CardState::Active, CardState::Approved, CardState::Failed];
+        let active = self.other_cards(items, &states, Card::is_or_becomes_active).await?;
         for (item, cards) in items.iter_mut().zip(active) {
             item.active_cards = cards;
         }

@@ -24,8 +24,11 @@ use crate::user::User;
 /// The longest text in PEM that is taken from outside, in bytes.
 const LONGEST_PEM: usize = 65_536;
 
-/// The longest handle, serial number or issuer that is taken from outside, in characters.
+/// The longest handle or serial number that is taken from outside, in characters.
 const LONGEST_NAME: usize = 200;
+
+/// The longest name of an issuer, in characters: a distinguished name may have many parts.
+const LONGEST_ISSUER: usize = 4000;
 
 impl Engine {
     /// Prepares cards; true if the personalizer does not want to be called for now.
@@ -65,7 +68,8 @@ impl Engine {
         let Some(authority) = &self.certificate_authority else {
             return self.nobody(jobs, "no certificate authority", by, done).await;
         };
-        let Waiting { at_hand, mut answers } = self.waiting(jobs).await?;
+        let Waiting { at_hand, answers } = self.waiting(jobs).await?;
+        let mut answers = self.look_for_the_late(authority.as_ref(), answers).await;
         let (again, fresh): (Vec<_>, Vec<_>) = at_hand.into_iter().partition(|(job, _)| job.attempt.is_some());
         let mut ordered = Vec::new();
         for (job, card) in fresh {
@@ -85,14 +89,39 @@ impl Engine {
                 Some(answer) => answer,
                 // There is nothing under the key, and there can be but one certificate: it is asked for again.
                 None => match self.certificate_order(&job, &card) {
-                    Ok(order) => self.ask_for(authority.as_ref(), &job, &order).await,
-                    Err(reason) => failed(&reason),
+                    Ok(order) => match self.ask_for(authority.as_ref(), &job, &order).await {
+                        // That it is not taken now says nothing about the first time.
+                        Answer::NotDone { until, reason } => Answer::Later { until, reason },
+                        answer => answer,
+                    },
+                    Err(reason) => doubt(&reason),
                 },
             };
             (job, answer)
         });
         answers.extend(join_all(looks).await);
         self.store_all(answers, by, done).await
+    }
+
+    /// A card may have failed while its certificate was asked for: what came of that is looked for, so that it can be revoked.
+    async fn look_for_the_late(
+        &self,
+        authority: &dyn CertificateAuthority,
+        answers: Vec<(Job, Answer)>,
+    ) -> Vec<(Job, Answer)> {
+        let looks = answers.into_iter().map(|(job, answer)| async move {
+            if !matches!(answer, Answer::Superseded) || job.attempts == 0 {
+                return (job, answer);
+            }
+            let answer = match self.look(authority, &job, &production::certificate_key(&job)).await {
+                Some(Answer::Production(ProductionAnswer::Issued(issued))) => Answer::LateCertificate(issued),
+                Some(answer @ (Answer::Later { .. } | Answer::Pending { .. })) => answer,
+                Some(Answer::Production(ProductionAnswer::InDoubt { reason })) => Answer::JobDoubt { reason },
+                _ => Answer::Ended { remark: "the CA has none".to_owned(), noted: None, refused: false },
+            };
+            (job, answer)
+        });
+        join_all(looks).await
     }
 
     async fn ask_for(&self, authority: &dyn CertificateAuthority, job: &Job, order: &CertificateOrder) -> Answer {
@@ -127,7 +156,7 @@ impl Engine {
     }
 
     fn certificate_order(&self, job: &Job, card: &Card) -> Result<CertificateOrder, String> {
-        let (Task::IssueCertificate { kind }, Some(production)) = (&job.task, &card.production) else {
+        let (Task::IssueCertificate { kind, .. }, Some(production)) = (&job.task, &card.production) else {
             return Err("the card is not in production".to_owned());
         };
         let profile = self
@@ -232,15 +261,17 @@ impl Engine {
         parts: FinishParts,
     ) -> Answer {
         let reference = reference(job);
+        let handed_on = [&parts.pin, &parts.puk].into_iter().flatten();
+        let secrets: Vec<Secret> = handed_on.map(|(secret, _)| Secret::new(secret.expose().to_vec())).collect();
         let mut order = FinishOrder::new(&reference, &parts.handle, card);
         order.certificates = parts.certificates;
         order.pin = parts.pin;
         order.puk = parts.puk;
         match self.in_time(personalizer.finish(order), self.settings.call_time_out).await {
             Some(FinishOutcome::Good) => Answer::Production(ProductionAnswer::Finished),
-            Some(FinishOutcome::Spoiled { reason }) => failed(&reason),
-            Some(FinishOutcome::Unavailable { reason }) => self.not_done(job, &reason),
-            Some(FinishOutcome::Unknown { reason }) => doubt(&reason),
+            Some(FinishOutcome::Spoiled { reason }) => failed(&without(&reason, &secrets)),
+            Some(FinishOutcome::Unavailable { reason }) => self.not_done(job, &without(&reason, &secrets)),
+            Some(FinishOutcome::Unknown { reason }) => doubt(&without(&reason, &secrets)),
             None => doubt("the personalizer did not answer in time"),
         }
     }
@@ -322,16 +353,18 @@ impl Engine {
 
     /// The jobs whose card's production waits for them, with the card; answers for the others.
     async fn waiting(&self, jobs: Vec<Job>) -> Result<Waiting, Error> {
-        let mut cards = self.cards_by_id(jobs.iter().filter_map(|job| job.card).collect()).await?;
+        let cards = self.cards_by_id(jobs.iter().filter_map(|job| job.card).collect()).await?;
         let holders: BTreeSet<UserId> = cards.values().filter_map(|card| card.holder.clone()).collect();
         let users = self.users_by_id(holders).await?;
         let mut waiting = Waiting { at_hand: Vec::with_capacity(jobs.len()), answers: Vec::new() };
         for job in jobs {
-            let card = job.card.and_then(|card: CardId| cards.remove(&card));
+            // Two jobs may be about one card: that which it waits for, and one of a production that was given up.
+            let card = job.card.and_then(|card: CardId| cards.get(&card).cloned());
             match card.filter(|card| production::waits_for(card, &job)) {
                 None => waiting.answers.push((job, Answer::Superseded)),
-                // What was perhaps done is settled before the holder is looked at.
-                Some(card) => match inactive_holder(&card, &users).filter(|_| job.attempt.is_none()) {
+                // What was perhaps done is settled before the holder is looked at; a certificate that was ever asked for is
+                // got hold of first, so that it can be revoked.
+                Some(card) => match inactive_holder(&card, &users).filter(|_| is_untouched(&job)) {
                     Some(holder) => {
                         let reason = format!("user {holder} is not active any more");
                         waiting.answers.push((job, failed(&reason)));
@@ -368,7 +401,7 @@ impl Engine {
     }
 
     fn pending(&self) -> Answer {
-        Answer::Later { until: self.next_poll(), reason: "the CA has not decided yet".to_owned() }
+        Answer::Pending { until: self.next_poll() }
     }
 }
 
@@ -392,6 +425,13 @@ fn doubt(reason: &str) -> Answer {
     Answer::Production(ProductionAnswer::InDoubt { reason: clean(reason) })
 }
 
+fn is_untouched(job: &Job) -> bool {
+    match job.kind() {
+        JobKind::IssueCertificate => job.attempts == 0,
+        _ => job.attempt.is_none(),
+    }
+}
+
 fn reference(job: &Job) -> String {
     job.attempt.as_ref().map_or_else(String::new, |attempt| attempt.reference.clone())
 }
@@ -411,26 +451,53 @@ fn inactive_holder<'a>(card: &'a Card, users: &BTreeMap<UserId, User>) -> Option
 
 /// A prepared card; in doubt if it has no usable handle: there is a card that nobody can name.
 fn checked_card(prepared: Prepared) -> Answer {
-    let named = |name: &str| !name.trim().is_empty() && *name == clean(name) && name.chars().count() <= LONGEST_NAME;
-    if !named(&prepared.handle) || !prepared.chip_serial.as_deref().is_none_or(named) {
+    if !is_name(&prepared.handle, LONGEST_NAME)
+        || !prepared.chip_serial.as_deref().is_none_or(|serial| is_name(serial, LONGEST_NAME))
+    {
         return doubt("the personalizer gave a handle or chip serial that is none");
     }
-    if !prepared.requests.values().all(|request| is_pem(request)) {
+    if !prepared.requests.values().all(|request| is_pem(request, "CERTIFICATE REQUEST")) {
         return doubt("the personalizer gave a certificate request that is none");
     }
     Answer::Production(ProductionAnswer::Prepared(prepared))
 }
 
-/// An issued certificate; in doubt if it cannot be one: it may be revoked by a person only.
+/// An issued certificate; in doubt if it cannot be one: only a person can revoke it, by what is said of it here.
 fn checked_certificate(issued: IssuedCertificate) -> Answer {
-    let named = |name: &str| !name.trim().is_empty() && *name == clean(name) && name.chars().count() <= LONGEST_NAME;
-    if named(&issued.issuer) && named(&issued.serial) && is_pem(&issued.pem) {
+    if is_name(&issued.issuer, LONGEST_ISSUER)
+        && is_name(&issued.serial, LONGEST_NAME)
+        && is_pem(&issued.pem, "CERTIFICATE")
+    {
         Answer::Production(ProductionAnswer::Issued(issued))
     } else {
-        doubt("the CA gave a certificate that is none")
+        let short = |text: &str| text.chars().take(100).collect::<String>();
+        let (serial, issuer) = (short(&issued.serial), short(&issued.issuer));
+        doubt(&format!("the CA gave a certificate that is none: serial {serial:?} of {issuer:?}"))
     }
 }
 
-fn is_pem(text: &str) -> bool {
-    text.len() <= LONGEST_PEM && text.trim_start().starts_with("-----BEGIN ") && !text.contains('\0')
+fn is_name(text: &str, longest: usize) -> bool {
+    !text.trim().is_empty() && !text.contains(char::is_control) && text.chars().count() <= longest
+}
+
+/// Whether a text is one block of PEM with such a label, and surely no private key.
+fn is_pem(text: &str, label: &str) -> bool {
+    let begins: Vec<&str> = text.lines().filter(|line| line.starts_with("-----BEGIN ")).collect();
+    text.len() <= LONGEST_PEM
+        && !text.contains('\0')
+        && !text.contains("PRIVATE KEY")
+        && matches!(begins[..], [line] if line.trim_end().ends_with(&format!("{label}-----")))
+}
+
+/// A reason without the secrets that the engine has just handed on: a machine may repeat them in its words.
+fn without(reason: &str, secrets: &[Secret]) -> String {
+    let mut reason = reason.to_owned();
+    for secret in secrets {
+        if let Ok(digits) = std::str::from_utf8(secret.expose())
+            && !digits.is_empty()
+        {
+            reason = reason.replace(digits, "…");
+        }
+    }
+    reason
 }

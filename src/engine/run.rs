@@ -296,6 +296,8 @@ impl Engine {
             ended: false,
             at_hand: Vec::new(),
             started: None,
+            halted: BTreeSet::new(),
+            trouble: None,
             denied: BTreeSet::new(),
         })
     }

@@ -78,6 +78,8 @@ pub enum RefusalCode {
     ActiveCard,
     /// A kind of certificate, or a reason to revoke one, that is not offered here.
     Certificate,
+    /// The validity of the card is over.
+    Expired,
     /// An order id is missing, or is none.
     OrderId,
     /// The office has no personalizer or no certificate authority.
@@ -152,6 +154,7 @@ names! {
     ActiveCard = "active_card",
     Certificate = "certificate",
     NotEquipped = "not_equipped",
+    Expired = "expired",
     OrderId = "order_id",
     BadPlan = "bad_plan",
     OptionFailed = "option_failed",
@@ -181,6 +184,7 @@ impl fmt::Display for RefusalCode {
             Self::CardElement => "card element",
             Self::ActiveCard => "active card",
             Self::Certificate => "certificate",
+            Self::Expired => "expired",
             Self::OrderId => "order id",
             Self::NotEquipped => "not equipped",
             Self::OptionFailed => "option failed",

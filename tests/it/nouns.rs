@@ -766,7 +766,10 @@ fn jobs_of_every_task_come_back_as_they_were_stored() {
         (Task::PlaceOrder { notify_holder: true, queued: true }, JobKind::PlaceOrder),
         (Task::TrackOrder { order_id: "O-1".to_owned() }, JobKind::TrackOrder),
         (Task::PrepareCard, JobKind::PrepareCard),
-        (Task::IssueCertificate { kind: CertificateKind::Encryption }, JobKind::IssueCertificate),
+        (
+            Task::IssueCertificate { kind: CertificateKind::Encryption, production: job_id(3) },
+            JobKind::IssueCertificate,
+        ),
         (Task::HoldCertificate { certificate }, JobKind::HoldCertificate),
         (Task::FinishCard, JobKind::FinishCard),
         (Task::DiscardCard { handle: "tray 3 / \"slot\" 7".to_owned() }, JobKind::DiscardCard),

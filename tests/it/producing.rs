@@ -10,8 +10,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use cardwright::adapters::memory::MemoryRepository;
 use cardwright::adapters::simulator::{
-    CaBehaviour, ChangeScript, FinishScript, HandleState, IssueScript, PersonalizerBehaviour, PrepareScript,
-    SimulatedClock,
+    CaBehaviour, ChangeScript, FindScript, FinishScript, HandleState, IssueScript, PersonalizerBehaviour,
+    PrepareScript, SimulatedClock,
 };
 use cardwright::adapters::sqlite::{SqliteOptions, SqliteRepository};
 use cardwright::host::{
@@ -21,8 +21,8 @@ use cardwright::host::{
 use cardwright::options::OptionSource;
 use cardwright::process::{Answer, ItemId, Outcome, RefusalCode};
 use cardwright::{
-    Card, CardId, CardState, Certificate, CertificateKind, CertificateState, Delivery, JobKind, JobState,
-    RevocationReason, StateAtCa, User, UserState,
+    Card, CardId, CardState, Certificate, CertificateKind, CertificateState, Delivery, EngineSettings, JobKind,
+    JobState, RevocationReason, StateAtCa, User, UserState,
 };
 use futures::executor::block_on;
 use proptest::prelude::*;
@@ -502,6 +502,145 @@ fn kind_without_a_profile_is_not_offered() {
     assert_eq!(office.ca.ledger()[0].profile, "logon");
 }
 
+#[test]
+fn certificate_that_was_asked_for_once_is_got_hold_of_before_the_card_fails() {
+    for can_look in [true, false] {
+        let office = Office::new();
+        office.ca.behave(CaBehaviour::calm().can_look(can_look));
+        office.personalizer.behave(PersonalizerBehaviour::calm().makes_keys(true));
+        let card = office.request("u1");
+        office.ca.next_issue(IssueScript::LoseReplyAfterIssuing);
+        if can_look {
+            office.ca.next_find(FindScript::Unavailable);
+        }
+        issue(&office, card);
+        let again = [("resolution", "send again"), ("reason", "asked the CA")];
+        if !can_look {
+            office.one(RESOLVE, &operator(), ItemId::Card(card), &again);
+        }
+        office.users.put(User { state: UserState::Inactive, ..person(1) });
+        office.ca.outage(office.clock.now() + chrono::TimeDelta::hours(30));
+        for _ in 0..4 {
+            a_day_later(&office);
+            if !can_look && office.card(card).busy.is_some_and(|busy| busy.in_doubt) {
+                office.one(RESOLVE, &operator(), ItemId::Card(card), &again);
+            }
+        }
+        assert_eq!(office.state(card), CardState::Failed, "can look: {can_look}");
+        office.sync(SYNC_ORPHANS);
+        nothing_left_over(&office).expect("what the CA issued is revoked");
+    }
+}
+
+#[test]
+fn revocation_waits_for_no_printer_and_no_directory() {
+    let office = Office::with(|builder| builder.settings(EngineSettings::new().chunk(2)));
+    let lost = issued(&office, "u9");
+    let waiting: Vec<ItemId> = (1..=6).map(|n| ItemId::Card(office.request(&format!("u{n}")))).collect();
+    office.personalizer.outage(office.clock.now() + chrono::TimeDelta::days(100));
+    office.run(ISSUE, &operator(), Answer::ids(waiting));
+    office.ca.outage(office.clock.now() + chrono::TimeDelta::minutes(5));
+    lock(&office, lost, "keyCompromise");
+    a_day_later(&office);
+    assert_eq!(at_ca(&office), [StateAtCa::Revoked; 2], "one sync is enough");
+}
+
+#[test]
+fn production_that_began_while_several_were_allowed_counts_for_the_one_that_is() {
+    let office = Office::new();
+    let ending = "CardsCardEndState = \"active\"\nCardsCertificateEndState = \"valid\"\n";
+    office.script(CARD_SCRIPT, &format!("{ending}CardsMultipleActive = true"));
+    let (slow, second) = (office.request("u1"), office.request("u1"));
+    office.ca.next_issue(IssueScript::IssueAfter(50 * HOUR));
+    issue(&office, slow);
+    office.script(CARD_SCRIPT, ending);
+    let reason = refused(&issue(&office, second), RefusalCode::ActiveCard).to_owned();
+    assert!(reason.contains(&slow.to_string()), "{reason}");
+    for _ in 0..4 {
+        a_day_later(&office);
+    }
+    assert_eq!(office.state(slow), CardState::Active);
+}
+
+#[test]
+fn card_whose_validity_is_over_is_neither_made_nor_activated() {
+    let office = Office::new();
+    let (made, not_made) = (issued(&office, "u1"), office.request("u2"));
+    office.clock.advance(24 * HOUR * 1096);
+    refused(&issue(&office, not_made), RefusalCode::Expired);
+    refused(&activate(&office, made), RefusalCode::Expired);
+    assert_eq!(office.personalizer.calls().prepare, 1);
+}
+
+#[test]
+fn run_that_is_started_again_goes_on_with_the_productions_it_began() {
+    let office = Office::new();
+    let card = office.request("u1");
+    let answer = || Answer::ids([ItemId::Card(card)]);
+    let run = block_on(office.engine.open(ISSUE, &operator())).expect("it opens");
+    office.personalizer.next_prepare(PrepareScript::Jam);
+    block_on(async { office.engine.next(&run, answer()).await?.finish().await }).expect("it runs");
+    assert_eq!(office.state(card), CardState::Approved);
+    block_on(async { office.engine.next(&run, answer()).await?.finish().await }).expect("it runs");
+    assert_eq!(office.state(card), CardState::Issued);
+}
+
+#[test]
+fn production_that_gets_nowhere_can_be_given_up_and_leaves_nothing() {
+    for late in [false, true] {
+        let office = Office::new();
+        let card = office.request("u1");
+        office.ca.next_issue(IssueScript::IssueAfter(if late { 60 * HOUR } else { 24 * HOUR * 10_000 }));
+        issue(&office, card);
+        a_day_later(&office);
+        let give_up = [("resolution", "give up"), ("reason", "nobody wants it any more")];
+        let outcome = office.one(RESOLVE, &operator(), ItemId::Card(card), &give_up);
+        assert_eq!(state_of(&outcome), "failed");
+        assert_eq!(office.personalizer.ledger()[0].state, HandleState::Discarded);
+        for _ in 0..4 {
+            a_day_later(&office);
+            office.sync(SYNC_ORPHANS);
+        }
+        nothing_left_over(&office).expect("what came late is revoked");
+        assert_eq!(office.ca.ledger().len(), usize::from(late));
+        fits_together(&office).expect("all fits");
+    }
+}
+
+#[test]
+fn certificate_that_comes_after_the_production_was_given_up_is_kept_and_swept() {
+    let office = Office::new();
+    office.ca.behave(CaBehaviour::calm().can_look(false));
+    office.personalizer.behave(PersonalizerBehaviour::calm().makes_keys(true));
+    let card = office.request("u1");
+    office.ca.next_issue(IssueScript::LoseReplyAfterIssuing);
+    issue(&office, card);
+    let values = |resolution| [("resolution", resolution), ("reason", "no card is needed")];
+    office.one(RESOLVE, &operator(), ItemId::Card(card), &values("give up"));
+    a_day_later(&office);
+    let doubts = block_on(office.engine.doubts(None, 10)).expect("readable");
+    assert_eq!(doubts.len(), 1, "what the CA may have issued is listed until a person has looked");
+    office.ca.behave(CaBehaviour::calm());
+    office.one(RESOLVE, &operator(), ItemId::Job(doubts[0].id), &values("send again"));
+    a_day_later(&office);
+    office.sync(SYNC_ORPHANS);
+    nothing_left_over(&office).expect("it is revoked");
+}
+
+#[test]
+fn what_was_done_at_the_ca_by_hand_is_taken_over() {
+    let office = Office::new();
+    let card = issued(&office, "u1");
+    office.ca.next_revoke(ChangeScript::Refuse("not mine".to_owned()));
+    lock(&office, card, "unspecified");
+    let doubts = block_on(office.engine.doubts(None, 10)).expect("readable");
+    let values = |resolution| [("resolution", resolution), ("reason", "done by hand")];
+    refused(&office.one(RESOLVE, &operator(), ItemId::Job(doubts[0].id), &values("give up")), RefusalCode::NotOffered);
+    office.one(RESOLVE, &operator(), ItemId::Job(doubts[0].id), &values("accepted"));
+    assert!(office.certificates(card).iter().all(|certificate| certificate.at_ca == StateAtCa::Revoked));
+    assert!(block_on(office.engine.doubts(None, 10)).expect("readable").is_empty());
+}
+
 // ---- the CA follows --------------------------------------------------------------------------------------------------
 
 #[test]
@@ -585,14 +724,17 @@ impl CardPersonalizer for Nosy {
 
     async fn finish(&self, order: FinishOrder<'_>) -> FinishOutcome {
         let mut seen = self.0.lock().expect("not poisoned");
+        let before = seen.len();
         for (secret, _) in order.pin.iter().chain(&order.puk) {
             seen.push(String::from_utf8(secret.expose().to_vec()).expect("digits"));
         }
         let shown = format!("{order:?}");
         assert!(seen.iter().all(|secret| !shown.contains(secret)), "an order shows no secret: {shown}");
+        // And says them in its reasons.
+        let reason = format!("VERIFY {} answered 63C2", seen[before..].join(" "));
         match seen.len() % 6 {
-            0 => FinishOutcome::Spoiled { reason: "spoiled".to_owned() },
-            2 => FinishOutcome::Unknown { reason: "unknown".to_owned() },
+            0 => FinishOutcome::Spoiled { reason },
+            2 => FinishOutcome::Unknown { reason },
             _ => FinishOutcome::Good,
         }
     }
@@ -705,7 +847,15 @@ fn nothing_left_over(office: &Office) -> Result<(), String> {
         let ours = certificates.iter().find(|c| c.issued.serial == entry.certificate.serial);
         let kept = ours.is_some_and(|c| c.is_current(&cards[&c.card]));
         if !kept {
-            return Err(format!("{} is left at the CA: {ours:?}", entry.certificate.serial));
+            let card = ours.map(|c| &cards[&c.card]);
+            let busy = card.and_then(|card| card.busy.as_ref()).map(|busy| busy.job);
+            let job = block_on(office.engine.jobs(&busy.into_iter().collect::<Vec<_>>())).map_err(|e| e.to_string())?;
+            let codes = card.map(|card| office.history(card.id));
+            return Err(format!(
+                "{} is left: {:?} {job:?} {codes:?}",
+                entry.certificate.serial,
+                ours.map(|c| c.state())
+            ));
         }
     }
     Ok(())
@@ -721,6 +871,9 @@ enum Step {
     Sweep,
     Production,
     Resolve(bool),
+    GiveUp,
+    Leave(u8),
+    Return(u8),
     Wait,
 }
 
@@ -735,22 +888,26 @@ fn step() -> impl Strategy<Value = Step> {
         2 => Just(Step::Production),
         1 => any::<bool>().prop_map(Step::Resolve),
         2 => Just(Step::Wait),
+        1 => Just(Step::GiveUp),
+        1 => (1..4_u8).prop_map(Step::Leave),
+        1 => (1..4_u8).prop_map(Step::Return),
     ]
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 100, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn whatever_is_done_and_fails_what_must_fit_together_does(
         steps in prop::collection::vec(step(), 5..40),
         faulty in any::<bool>(),
+        blind in any::<bool>(),
         active in any::<bool>(),
     ) {
         let office = Office::new();
         if faulty {
-            office.ca.behave(CaBehaviour::faulty().decided_after(HOUR));
-            office.personalizer.behave(PersonalizerBehaviour::faulty());
+            office.ca.behave(CaBehaviour::faulty().decided_after(HOUR).can_look(!blind));
+            office.personalizer.behave(PersonalizerBehaviour::faulty().makes_keys(blind));
         }
         if active {
             office.script(CARD_SCRIPT, "CardsCardEndState = \"active\"\nCardsCertificateEndState = \"valid\"");
@@ -771,8 +928,11 @@ proptest! {
                 let resolution = match (doubt.kind(), good) {
                     (JobKind::FinishCard, true) => "good card",
                     (JobKind::FinishCard | JobKind::PrepareCard, false) => "spoiled",
-                    (_, true) => "send again",
-                    (_, false) => "give up",
+                    // What the CA may have for a card that is given up already, nobody gives up without having looked.
+                    (JobKind::IssueCertificate, false) if doubt.card.is_some_and(|id| office.card(id).production.is_some()) => {
+                        "give up"
+                    }
+                    _ => "send again",
                 };
                 let answer = Answer::ids([ItemId::Job(doubt.id)]).with("resolution", resolution).with("reason", "seen");
                 office.run(RESOLVE, &operator(), answer);
@@ -792,6 +952,9 @@ proptest! {
                 Step::Production => drop(office.sync(SYNC_PRODUCTION)),
                 Step::Resolve(good) => settle(*good),
                 Step::Wait => office.clock.advance(6 * HOUR),
+                Step::GiveUp => run(RESOLVE, all(CardState::Approved), &[("resolution", "give up"), ("reason", "enough")]),
+                Step::Leave(user) => office.users.put(User { state: UserState::Inactive, ..person(u32::from(*user)) }),
+                Step::Return(user) => office.users.put(person(u32::from(*user))),
             }
             if let Err(problem) = fits_together(&office) {
                 return Err(TestCaseError::fail(format!("after {step:?}: {problem}")));
@@ -799,7 +962,7 @@ proptest! {
         }
         // Then nothing fails any more: all comes to an end, and nothing is left over.
         office.ca.behave(CaBehaviour::calm());
-        office.personalizer.behave(PersonalizerBehaviour::calm());
+        office.personalizer.behave(PersonalizerBehaviour::calm().makes_keys(blind));
         for _ in 0..12 {
             settle(true);
             office.clock.advance(25 * HOUR);

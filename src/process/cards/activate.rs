@@ -46,6 +46,7 @@ impl Process for Activate {
         let user = item.take_user()?;
         require_active(&user)?;
         let mut card = item.take_card()?;
+        production::require_validity(&card, context)?;
         let mut changes = ChangeSet::new();
         production::take_active_place(&mut changes, &mut card, &item.active_cards, context)?;
         let why = Why::code("activated");

@@ -82,6 +82,7 @@ fn field_of(kind: CertificateKind) -> String {
 
 /// Begins the production of a card that is approved or failed.
 pub(crate) fn begin(mut card: Card, active: &[CardId], item: &str, context: &PlanContext<'_>) -> Result<Plan, Refusal> {
+    require_validity(&card, context)?;
     let certificates = chosen_certificates(context)?;
     let equipment = &context.rules.equipment;
     if !equipment.personalizer {
@@ -136,6 +137,17 @@ pub(crate) fn begin(mut card: Card, active: &[CardId], item: &str, context: &Pla
     Ok(Plan::store(changes, outcome).then_perform(id))
 }
 
+/// Refuses a card whose validity is over.
+pub(crate) fn require_validity(card: &Card, context: &PlanContext<'_>) -> Result<(), Refusal> {
+    match card.valid_until {
+        Some(until) if until <= context.stamp.at => {
+            let until = until.format("%F %T UTC");
+            Err(Refusal::new(RefusalCode::Expired, format!("card {} was valid until {until}", card.id)))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Keeps the user's place for an active card, unless several are allowed.
 pub(crate) fn take_active_place(
     changes: &mut ChangeSet,
@@ -143,11 +155,13 @@ pub(crate) fn take_active_place(
     active: &[CardId],
     context: &PlanContext<'_>,
 ) -> Result<(), Refusal> {
-    if context.option(MULTIPLE_ACTIVE)? {
-        return Ok(());
-    }
+    let several = context.option(MULTIPLE_ACTIVE)?;
     let Some(holder) = card.holder.clone() else { return Ok(()) };
     if let Some(other) = active.first() {
+        // The first keeps the place also where several are allowed, so that the rule can be switched back at any time.
+        if several {
+            return Ok(());
+        }
         return Err(Refusal::new(
             RefusalCode::ActiveCard,
             format!("user {holder} already has an active card: card {other}"),
@@ -277,7 +291,7 @@ impl Link<'_> {
     }
 
     fn issued(&mut self, issued: IssuedCertificate) -> Outcome {
-        let Task::IssueCertificate { kind } = self.job.task else { return self.under_way() };
+        let Task::IssueCertificate { kind, .. } = self.job.task else { return self.under_way() };
         let id = certificate_id(self.production.id, kind);
         let key = certificate_key(&self.job);
         let (certificate, entry) =
@@ -372,12 +386,12 @@ impl Link<'_> {
     fn go_on(&mut self) {
         let task = match &self.job.task {
             Task::PrepareCard => self.issue_after(None),
-            Task::IssueCertificate { kind } => self.issue_after(Some(*kind)),
+            Task::IssueCertificate { kind, .. } => self.issue_after(Some(*kind)),
             Task::HoldCertificate { certificate } => self.hold_after(Some(*certificate)),
             _ => Task::FinishCard,
         };
         let id = self.job.follow_up(match &task {
-            Task::IssueCertificate { kind } => kind.name(),
+            Task::IssueCertificate { kind, .. } => kind.name(),
             Task::HoldCertificate { .. } => "hold certificate",
             _ => "finish card",
         });
@@ -389,7 +403,7 @@ impl Link<'_> {
 
     fn issue_after(&self, before: Option<CertificateKind>) -> Task {
         match after(&self.production.certificates, before) {
-            Some(kind) => Task::IssueCertificate { kind },
+            Some(kind) => Task::IssueCertificate { kind, production: self.production.id },
             None => self.hold_after(None),
         }
     }
@@ -456,6 +470,33 @@ pub(crate) fn revoke(
     Ok(id)
 }
 
+/// Stores a certificate that came when nobody waited for it any more: as issued, so that the sweep revokes it.
+pub(crate) fn late_certificate(
+    mut job: Job,
+    known: &[Certificate],
+    issued: IssuedCertificate,
+    stamp: &Stamp<'_>,
+) -> (ChangeSet, Outcome) {
+    let mut changes = ChangeSet::new();
+    if let (Task::IssueCertificate { kind, production }, Some(card)) = (&job.task, job.card) {
+        let id = certificate_id(*production, *kind);
+        if !known.iter().any(|certificate| certificate.id == id) {
+            let key = certificate_key(&job);
+            let (certificate, entry) = Certificate::issued(id, card, *kind, *production, key, issued, stamp);
+            changes.certificates.push(certificate);
+            changes.history.push(entry);
+        }
+    }
+    if matches!(job.state, JobState::Open | JobState::InDoubt) {
+        job.state = JobState::Done;
+        job.claim = None;
+        job.attempt = None;
+        job.remark = Some("the certificate came when nobody waited for it any more".to_owned());
+        changes.jobs.push(job);
+    }
+    (changes, Outcome::Unchanged { state: CertificateState::Issued.name().into() })
+}
+
 /// Stores what the CA says of a certificate after a revocation, or after a hold was removed. Ours follows where the CA has
 /// gone further than we have.
 pub(crate) fn at_ca(
@@ -471,7 +512,10 @@ pub(crate) fn at_ca(
     changes.jobs.push(job);
     if let Some(mut certificate) = certificate {
         let why = Why::code(at_ca_code(state));
-        certificate.at_ca = state;
+        // An answer that was long on its way does not undo what ended the certificate meanwhile.
+        if !matches!(certificate.at_ca, StateAtCa::Revoked | StateAtCa::Expired) {
+            certificate.at_ca = state;
+        }
         let ours = match state {
             StateAtCa::Revoked => CertificateState::Revoked,
             StateAtCa::Expired => CertificateState::Expired,

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use super::PACKAGE;
 use crate::actor::Role;
 use crate::card::{Card, CardState, Failure, FailurePhase};
-use crate::certificate::Certificate;
+use crate::certificate::{Certificate, StateAtCa};
 use crate::change_set::ChangeSet;
-use crate::history::Why;
+use crate::history::{ObjectId, Why};
 use crate::host::Accepted;
 use crate::job::{Job, JobKind, JobState, Task};
 use crate::options::ResolvedOptions;
@@ -75,15 +75,20 @@ impl Process for ResolveDoubt {
     fn plan(&self, mut item: Item, context: &PlanContext<'_>) -> Result<Plan, Refusal> {
         let job = item.take_job()?;
         let order_id_is_wrong = job.kind() == JobKind::TrackOrder && job.remark.as_deref() == Some(ORDER_UNKNOWN);
-        if job.state != JobState::InDoubt && !order_id_is_wrong {
+        let resolution = context.answer(RESOLUTION);
+        // A production that gets nowhere can be given up, as long as nobody is at it.
+        let may_be_given_up = resolution == GIVE_UP
+            && matches!(job.kind(), JobKind::PrepareCard | JobKind::IssueCertificate | JobKind::FinishCard)
+            && job.state == JobState::Open
+            && job.claim.as_ref().is_none_or(|claim| claim.until <= context.stamp.at);
+        if job.state != JobState::InDoubt && !order_id_is_wrong && !may_be_given_up {
             return Err(Refusal::new(
                 RefusalCode::NotInDoubt,
                 format!("job {} is {}, there is nothing to settle", job.id, job.state),
             ));
         }
-        let resolution = context.answer(RESOLUTION);
         let allowed = resolutions_of(job.kind());
-        if !allowed.contains(&resolution) {
+        if !may_be_given_up && !allowed.contains(&resolution) {
             return Err(Refusal::new(
                 RefusalCode::NotOffered,
                 format!("{resolution:?} does not settle a job to {}; what does is {}", job.kind(), allowed.join(", ")),
@@ -96,6 +101,9 @@ impl Process for ResolveDoubt {
                 if production::waits_for(&card, &job) =>
             {
                 settle_production(job, card, item.certificates, context)
+            }
+            (JobKind::RevokeCertificate | JobKind::RemoveHold, _) if resolution == ACCEPTED => {
+                settle_at_ca(job, item.certificates, context)
             }
             // What decides nothing by itself, or what the card no longer waits for.
             (_, card) => Ok(settle_job(job, card, context)),
@@ -177,7 +185,8 @@ fn resolutions_of(kind: JobKind) -> &'static [&'static str] {
     match kind {
         JobKind::PrepareCard => &[SEND_AGAIN, SPOILED],
         JobKind::FinishCard => &[GOOD_CARD, SPOILED],
-        JobKind::IssueCertificate | JobKind::RemoveHold | JobKind::RevokeCertificate => &[SEND_AGAIN, GIVE_UP],
+        JobKind::IssueCertificate => &[SEND_AGAIN, GIVE_UP],
+        JobKind::RemoveHold | JobKind::RevokeCertificate => &[ACCEPTED, SEND_AGAIN],
         JobKind::TrackOrder => &[ACCEPTED, GIVE_UP],
         _ => &[ACCEPTED, SEND_AGAIN, GIVE_UP],
     }
@@ -212,9 +221,31 @@ fn settle_production(
         GOOD_CARD => ProductionAnswer::Finished,
         _ => ProductionAnswer::Failed { reason: format!("{resolution}: {reason}") },
     };
-    let applied = production::link_answered(job, card, certificates, &BTreeMap::new(), answer, &context.stamp)?;
+    let asked_for = job.kind() == JobKind::IssueCertificate && job.attempts > 0;
+    let id = job.id;
+    let mut applied = production::link_answered(job, card, certificates, &BTreeMap::new(), answer, &context.stamp)?;
+    // The certificate may come all the same: it is looked for, so that it can be revoked.
+    for job in applied.changes.jobs.iter_mut().filter(|job| asked_for && job.id == id) {
+        job.state = JobState::Open;
+        job.due = context.stamp.at;
+    }
     changes.append(applied.changes);
     Ok(applied.next.into_iter().fold(Plan::store(changes, applied.outcome), Plan::then_perform))
+}
+
+/// What was done at the CA by hand.
+fn settle_at_ca(job: Job, certificates: Vec<Certificate>, context: &PlanContext<'_>) -> Result<Plan, Refusal> {
+    let (id, state) = match job.task {
+        Task::RevokeCertificate { certificate, .. } => (certificate, StateAtCa::Revoked),
+        Task::RemoveHold { certificate } => (certificate, StateAtCa::Valid),
+        _ => return Ok(settle_job(job, None, context)),
+    };
+    let certificate = certificates.into_iter().find(|certificate| certificate.id == id);
+    let (changes, _) = production::at_ca(job, certificate, state, &context.stamp)?;
+    Ok(Plan::store(
+        changes,
+        Outcome::Done { object: Some(ObjectId::Certificate(id)), state: JobState::Done.name().into() },
+    ))
 }
 
 /// A job that decides nothing by itself: done, open again, or given up.
