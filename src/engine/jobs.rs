@@ -101,6 +101,10 @@ pub(super) enum Answer {
     Production(ProductionAnswer),
     /// A certificate for which the card no longer waits.
     LateCertificate(IssuedCertificate),
+    /// A card that the machine has prepared (with its handle) or completed, when nobody waited for that any more.
+    LateCard {
+        handle: Option<String>,
+    },
     /// A job that decides nothing by itself and that only a person can settle.
     JobDoubt {
         reason: String,
@@ -722,6 +726,10 @@ impl Engine {
                 let (changes, outcome) = production::late_certificate(job, &known, issued.clone(), stamp);
                 return (changes, done(outcome));
             }
+            (Answer::LateCard { handle }, card) => {
+                let (changes, outcome) = late_card(&job, card, handle.as_deref(), stamp);
+                return (changes, done(outcome));
+            }
             (Answer::Placed(PlaceAnswer::Accepted(accepted)), card) => {
                 let (mut changes, outcome) = late(&job, card, &accepted.order_id, stamp);
                 // Stored only if the job is as it was when the order was sent; else it is loaded and judged again.
@@ -842,6 +850,7 @@ impl Engine {
             | Answer::Production(_)
             | Answer::LateAcceptance { .. }
             | Answer::LateCertificate(_)
+            | Answer::LateCard { .. }
             | Answer::Superseded => {}
         }
         changes.jobs.push(job);
@@ -875,7 +884,15 @@ impl Engine {
                 Answer::Placed(PlaceAnswer::Accepted(accepted)) if !already => {
                     answers.push((job, Answer::LateAcceptance { order_id: accepted.order_id }));
                 }
-                Answer::LateAcceptance { .. } | Answer::LateCertificate(_) => answers.push((job, answer)),
+                Answer::LateAcceptance { .. } | Answer::LateCertificate(_) | Answer::LateCard { .. } => {
+                    answers.push((job, answer));
+                }
+                Answer::Production(ProductionAnswer::Prepared(prepared)) => {
+                    answers.push((job, Answer::LateCard { handle: Some(prepared.handle) }));
+                }
+                Answer::Production(ProductionAnswer::Finished) => {
+                    answers.push((job, Answer::LateCard { handle: None }));
+                }
                 Answer::Production(ProductionAnswer::Issued(issued)) => {
                     answers.push((job, Answer::LateCertificate(issued)));
                 }
@@ -1003,6 +1020,7 @@ fn changes_card(job: &Job, answer: &Answer) -> bool {
         Answer::Placed(_)
         | Answer::Status(_)
         | Answer::LateAcceptance { .. }
+        | Answer::LateCard { .. }
         | Answer::Superseded
         | Answer::JobDoubt { .. } => true,
     }
@@ -1038,6 +1056,25 @@ fn late(job: &Job, card: Option<Card>, order_id: &str, stamp: &Stamp<'_>) -> (Ch
     if let Some(mut card) = card {
         tracing::error!(card = %card.id, order = %order_id, "the bureau accepted an order that nobody waits for");
         changes.note_card(&mut card, stamp, Why::code("late_acceptance").about(order_id));
+        changes.put_card(card);
+    }
+    (changes, Outcome::Unchanged { state: state.into() })
+}
+
+/// A card that a machine made when nobody waited for it any more is put on record, and put aside if it can be.
+fn late_card(job: &Job, card: Option<Card>, handle: Option<&str>, stamp: &Stamp<'_>) -> (ChangeSet, Outcome) {
+    let mut changes = ChangeSet::new();
+    let state = card.as_ref().map_or(job.state.name(), |card| card.state().name());
+    if let Some(mut card) = card {
+        tracing::error!(card = %card.id, "a card was made that nobody waited for any more");
+        let code = if handle.is_some() { "late_prepared_card" } else { "late_good_card" };
+        let reference = job.id.to_string();
+        changes.note_card(&mut card, stamp, Why::code(code).about(&reference));
+        if let Some(handle) = handle {
+            let id = job.follow_up(&format!("discard late card {handle}"));
+            let task = Task::DiscardCard { handle: handle.to_owned() };
+            changes.jobs.push(Job::new(id, task, Some(card.id), stamp));
+        }
         changes.put_card(card);
     }
     (changes, Outcome::Unchanged { state: state.into() })

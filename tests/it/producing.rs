@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use cardwright::adapters::memory::MemoryRepository;
 use cardwright::adapters::simulator::{
     CaBehaviour, ChangeScript, FindScript, FinishScript, HandleState, IssueScript, PersonalizerBehaviour,
-    PrepareScript, SimulatedClock,
+    PrepareScript, SimulatedClock, SimulatedPersonalizer,
 };
 use cardwright::adapters::sqlite::{SqliteOptions, SqliteRepository};
 use cardwright::host::{
@@ -31,6 +31,7 @@ use crate::office::{
     ACTIVATE, APPROVAL, CARD_SCRIPT, ISSUE, LOCK, Office, REPEAT_PRODUCTION, REQUEST, RESOLVE, SYNC_ORPHANS,
     SYNC_PRODUCTION, administrator, approver, clock, operator, person, rules, user_item,
 };
+use crate::watched::{second, store};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -500,6 +501,76 @@ fn kind_without_a_profile_is_not_offered() {
     office.script(CARD_SCRIPT, "CardsCertificates = { signature = false }");
     assert_eq!(state_of(&issue(&office, card)), "issued");
     assert_eq!(office.ca.ledger()[0].profile, "logon");
+}
+
+type Act = Box<dyn FnOnce() + Send>;
+
+/// A machine that does its work, and lets a test act before its answer arrives.
+#[derive(Clone)]
+struct Slow {
+    machine: SimulatedPersonalizer,
+    before_answer: Arc<Mutex<Option<Act>>>,
+}
+
+impl Slow {
+    fn act(&self) {
+        let act = self.before_answer.lock().expect("not poisoned").take();
+        if let Some(act) = act {
+            std::thread::spawn(act).join().expect("what the test does works");
+        }
+    }
+}
+
+#[async_trait]
+impl CardPersonalizer for Slow {
+    async fn prepare(&self, order: &PrepareOrder<'_>) -> PrepareOutcome {
+        let outcome = self.machine.prepare(order).await;
+        self.act();
+        outcome
+    }
+
+    async fn finish(&self, order: FinishOrder<'_>) -> FinishOutcome {
+        let outcome = self.machine.finish(order).await;
+        self.act();
+        outcome
+    }
+
+    async fn discard(&self, handle: &str) -> DiscardOutcome {
+        self.machine.discard(handle).await
+    }
+}
+
+#[test]
+fn card_that_is_made_when_nobody_waits_any_more_is_on_record_and_put_aside() {
+    for (resolution, code, left) in [
+        ("send again", "late_prepared_card", HandleState::Discarded),
+        ("spoiled", "late_prepared_card", HandleState::Discarded),
+    ] {
+        let (store, clock) = store();
+        let before_answer = Arc::default();
+        let mut slow = None;
+        let office = Office::on(store.clone(), clock, |builder| {
+            let machine = SimulatedPersonalizer::new(3, Arc::new(self::clock()));
+            let machine = Slow { machine, before_answer: Arc::clone(&before_answer) };
+            slow = Some(machine.clone());
+            builder.personalizer(machine)
+        });
+        let slow = slow.expect("it was built");
+        let card = office.request("u1");
+        let other = second(&office, store, |builder| builder.personalizer(slow.clone()));
+        let act: Act = Box::new(move || {
+            other.clock.advance(HOUR);
+            assert_eq!(other.sync(SYNC_PRODUCTION).in_doubt, 1);
+            let values = [("resolution", resolution), ("reason", "the tray looks empty")];
+            other.one(RESOLVE, &operator(), ItemId::Card(card), &values);
+        });
+        *before_answer.lock().expect("not poisoned") = Some(act);
+        issue(&office, card);
+        a_day_later(&office);
+        assert!(office.history(card).contains(&code.to_owned()), "{resolution}: {:?}", office.history(card));
+        let first = &slow.machine.ledger()[0];
+        assert_eq!(first.state, left, "{resolution}");
+    }
 }
 
 #[test]
