@@ -257,33 +257,30 @@ impl RevocationReason {
         Self::AaCompromise,
     ];
 
-    const NAMES: [(Self, &'static str); 8] = [
-        (Self::Unspecified, "unspecified"),
-        (Self::KeyCompromise, "keyCompromise"),
-        (Self::CaCompromise, "cACompromise"),
-        (Self::AffiliationChanged, "affiliationChanged"),
-        (Self::Superseded, "superseded"),
-        (Self::CessationOfOperation, "cessationOfOperation"),
-        (Self::PrivilegeWithdrawn, "privilegeWithdrawn"),
-        (Self::AaCompromise, "aACompromise"),
-    ];
-
     /// The reason with this RFC name.
     ///
     /// # Errors
     /// [`UnknownReason`] for any other text, so that a typo cannot revoke anything. `certificateHold` and
     /// `removeFromCRL` are not here: they do not end a certificate.
     pub fn named(name: &str) -> Result<Self, UnknownReason> {
-        Self::NAMES
+        Self::ALL
             .into_iter()
-            .find(|(_, known)| *known == name)
-            .map(|(reason, _)| reason)
+            .find(|reason| reason.name() == name)
             .ok_or_else(|| UnknownReason(name.chars().take(100).collect()))
     }
 
     /// The RFC name.
-    pub fn name(self) -> &'static str {
-        Self::NAMES.into_iter().find(|(reason, _)| *reason == self).map_or("unspecified", |(_, name)| name)
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Unspecified => "unspecified",
+            Self::KeyCompromise => "keyCompromise",
+            Self::CaCompromise => "cACompromise",
+            Self::AffiliationChanged => "affiliationChanged",
+            Self::Superseded => "superseded",
+            Self::CessationOfOperation => "cessationOfOperation",
+            Self::PrivilegeWithdrawn => "privilegeWithdrawn",
+            Self::AaCompromise => "aACompromise",
+        }
     }
 }
 

@@ -134,6 +134,12 @@ impl ChangeSet {
     ) -> Result<(), TransitionError> {
         let entry = card.transition(to, stamp, why)?;
         self.history.push(entry);
+        self.give_back(card);
+        Ok(())
+    }
+
+    /// Gives back the reservations that a card needs no longer.
+    pub(crate) fn give_back(&mut self, card: &mut Card) {
         for key in std::mem::take(&mut card.reservations) {
             if card.needs(&key) {
                 card.reservations.push(key);
@@ -141,7 +147,6 @@ impl ChangeSet {
                 self.releases.push(Reservation { key, owner: card.id.to_string() });
             }
         }
-        Ok(())
     }
 
     /// Keeps the history entry of a change of a card that leaves its state as it is.

@@ -247,6 +247,19 @@ fn production_that_ends_active_keeps_the_place_and_gives_it_back_when_it_fails()
     refused(&office.one(REPEAT_PRODUCTION, &operator(), ItemId::Card(first), &[]), RefusalCode::ActiveCard);
 }
 
+#[test]
+fn repeated_production_that_fails_again_gives_its_place_back() {
+    let office = Office::new();
+    office.script(CARD_SCRIPT, "CardsCardEndState = \"active\"\nCardsCertificateEndState = \"valid\"");
+    let (first, second) = (office.request("u1"), office.request("u1"));
+    for process in [ISSUE, REPEAT_PRODUCTION] {
+        office.personalizer.next_finish(FinishScript::Spoil("bent".to_owned()));
+        assert_eq!(state_of(&office.one(process, &operator(), ItemId::Card(first), &[])), "failed");
+        assert_eq!(office.card(first).reservations, [""; 0], "{process}");
+    }
+    assert_eq!(state_of(&issue(&office, second)), "active");
+}
+
 // ---- what goes wrong -------------------------------------------------------------------------------------------------
 
 #[test]

@@ -344,7 +344,8 @@ impl Link<'_> {
         let why = Why::code("production_failed").because(&reason);
         if self.card.state() == CardState::Failed {
             self.changes.note_card(&mut self.card, &self.stamp, why);
-            self.give_back_active_place();
+            // It stays failed, and no longer keeps a place for an active card.
+            self.changes.give_back(&mut self.card);
         } else {
             self.changes.move_card(&mut self.card, CardState::Failed, &self.stamp, why)?;
         }
@@ -355,17 +356,6 @@ impl Link<'_> {
             self.next.push(id);
         }
         Ok(Outcome::card(&self.card))
-    }
-
-    /// A card whose repeated production failed stays failed, and no longer keeps a place for an active card.
-    fn give_back_active_place(&mut self) {
-        for key in std::mem::take(&mut self.card.reservations) {
-            if self.card.needs(&key) {
-                self.card.reservations.push(key);
-            } else {
-                self.changes.releases.push(Reservation { key, owner: self.card.id.to_string() });
-            }
-        }
     }
 
     fn in_doubt(&mut self, reason: &str) -> Outcome {
