@@ -15,7 +15,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use cardwright::adapters::local_ca::{CaIdentity, LocalCa, MemoryJournal};
 use cardwright::adapters::memory::{MemoryRepository, MemoryUsers, RecordingNotifier};
-use cardwright::adapters::simulator::{SimulatedBureau, SimulatedClock};
+use cardwright::adapters::simulator::SimulatedClock;
 use cardwright::host::{
     CardPersonalizer, CardQuery, CertificateAuthority as _, CertificateQuery, Clock as _, DiscardOutcome,
     FindCertificateOutcome, FinishOrder, FinishOutcome, PrepareOrder, PrepareOutcome, Prepared, RolePolicy,
@@ -169,7 +169,6 @@ async fn run() -> Result<(), Box<dyn Error>> {
         .users(MemoryUsers::new(people))
         .certificate_authority(Arc::clone(&ca))
         .personalizer(personalizer.clone())
-        .bureau(SimulatedBureau::new(1, Arc::new(clock.clone()))) // nothing is ordered from it
         .notifier(RecordingNotifier::new())
         .access(RolePolicy::standard())
         .clock(clock)
@@ -217,7 +216,7 @@ async fn act(engine: &Engine, process: &str, actor: &Actor, answer: Answer) -> R
     // Each process is run once: with ids that derive from their names, everything is the same each time.
     let id = RunId::new(Uuid::new_v5(&Uuid::NAMESPACE_OID, process.as_bytes()));
     let run = engine.open_as(id, process, actor).await?;
-    println!("{} {}", actor.id.as_str(), run.form.title.to_lowercase());
+    println!("{}: {}", actor.id.as_str(), run.form.title);
     let report = engine.next(&run, answer).await?.finish().await?;
     for (state, count) in &report.done {
         println!("  {count} {state}");

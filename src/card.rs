@@ -407,6 +407,20 @@ impl Card {
     /// How the key begins that keeps a user's place for an active card.
     pub(crate) const ACTIVE_KEY: &str = "active-card/";
 
+    /// The key that keeps the serial number of a chip for its card. Machines write serial numbers in either case.
+    pub(crate) fn chip_key(serial: &str) -> String {
+        format!("{}{}", Self::CHIP_KEY, serial.trim().to_ascii_lowercase())
+    }
+
+    const CHIP_KEY: &str = "chip/";
+
+    /// The key that keeps what the personalizer calls a card at hand.
+    pub(crate) fn handle_key(handle: &str) -> String {
+        format!("{}{handle}", Self::HANDLE_KEY)
+    }
+
+    const HANDLE_KEY: &str = "handle/";
+
     /// Whether it counts as its user's active card: a permanent one that is active, or in a production that ends so.
     pub(crate) fn is_or_becomes_active(&self) -> bool {
         let becomes = |production: &Production| production.card_end_state == Active;
@@ -414,9 +428,19 @@ impl Card {
     }
 
     /// Whether it still needs a reservation that it holds: its user's place for an active card while it is active or in
-    /// production, anything else while it is an open order.
+    /// production, the serial number of a chip for as long as that is its own, a handle while the card at hand is being made,
+    /// anything else while it is an open order.
     pub(crate) fn needs(&self, key: &str) -> bool {
-        if key.starts_with(Self::ACTIVE_KEY) { self.is_or_becomes_active() } else { self.is_open_order() }
+        if key.starts_with(Self::ACTIVE_KEY) {
+            self.is_or_becomes_active()
+        } else if key.starts_with(Self::CHIP_KEY) {
+            self.chip_serial.as_deref().map(Self::chip_key).as_deref() == Some(key)
+        } else if key.starts_with(Self::HANDLE_KEY) {
+            let handle = self.production.as_ref().and_then(|production| production.handle.as_deref());
+            handle.map(Self::handle_key).as_deref() == Some(key)
+        } else {
+            self.is_open_order()
+        }
     }
 
     /// Whether it counts as its user's open order: a permanent external card that is requested, processing, ordered,

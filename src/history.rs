@@ -1,6 +1,7 @@
 //! History: who changed what, when, by which process, from what to what, and why; one chain for each object.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fmt;
 
 use chrono::{DateTime, SubsecRound as _, Utc};
@@ -142,6 +143,24 @@ pub struct ChainHead {
     pub length: u64,
     /// The seal of the last entry; all zero for an empty chain.
     pub seal: Digest,
+}
+
+/// The ends of many histories, to be kept where whoever can write to the store cannot. What was removed whole, or written anew from
+/// the beginning, can only be found against them: see [`Engine::verify_all`](crate::Engine::verify_all).
+#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(from = "Vec<(ObjectId, ChainHead)>", into = "Vec<(ObjectId, ChainHead)>")]
+pub struct ChainHeads(pub BTreeMap<ObjectId, ChainHead>);
+
+impl From<Vec<(ObjectId, ChainHead)>> for ChainHeads {
+    fn from(heads: Vec<(ObjectId, ChainHead)>) -> Self {
+        Self(heads.into_iter().collect())
+    }
+}
+
+impl From<ChainHeads> for Vec<(ObjectId, ChainHead)> {
+    fn from(ChainHeads(heads): ChainHeads) -> Self {
+        heads.into_iter().collect()
+    }
 }
 
 /// One entry: a change of one object. Holds ids and codes only; personal values only as digests.
@@ -303,6 +322,16 @@ pub enum ChainError {
         /// The place that the entry says it has.
         found: u64,
     },
+    /// An entry belongs to the history of another object.
+    #[error("{object}: entry {sequence} is one of {of}")]
+    OfAnother {
+        /// The object.
+        object: ObjectId,
+        /// The entry.
+        sequence: u64,
+        /// The object that the entry is about.
+        of: ObjectId,
+    },
     /// An entry was changed, or sealed with another key.
     #[error("{object}: the seal of entry {sequence} does not fit")]
     BrokenSeal {
@@ -321,6 +350,36 @@ pub enum ChainError {
         /// The length that was found.
         found: u64,
     },
+    /// The object is not in the store, although its history was known.
+    #[error("{object}: it is not in the store; {known} entries of its history are known")]
+    Missing {
+        /// The object.
+        object: ObjectId,
+        /// How many entries are in the store, or were when its head was saved.
+        known: u64,
+    },
+    /// The history is not the one whose head was saved: it is shorter, or was written anew.
+    #[error("{object}: entry {sequence} is not there any more as it was when the head was saved")]
+    NotContinued {
+        /// The object.
+        object: ObjectId,
+        /// The last entry that was there when the head was saved.
+        sequence: u64,
+    },
+}
+
+impl ChainError {
+    /// The object whose history does not fit.
+    pub const fn object(&self) -> &ObjectId {
+        match self {
+            Self::OutOfSequence { object, .. }
+            | Self::OfAnother { object, .. }
+            | Self::BrokenSeal { object, .. }
+            | Self::WrongHead { object, .. }
+            | Self::Missing { object, .. }
+            | Self::NotContinued { object, .. } => object,
+        }
+    }
 }
 
 /// Checks a whole chain, in order from its first entry, against the head that the object keeps.
@@ -336,7 +395,11 @@ pub fn verify_chain(
     let mut previous = Digest::default();
     let mut bytes = Vec::new();
     for (place, entry) in (1..).zip(entries) {
-        if entry.sequence != place || entry.object != *object {
+        if entry.object != *object {
+            let of = entry.object.clone();
+            return Err(ChainError::OfAnother { object: object.clone(), sequence: place, of });
+        }
+        if entry.sequence != place {
             return Err(ChainError::OutOfSequence { object: object.clone(), expected: place, found: entry.sequence });
         }
         entry.sealed_bytes(&previous, &mut bytes);

@@ -199,6 +199,11 @@ pub enum JobKind {
 }
 
 impl JobKind {
+    /// Whether it is a link of a production: prepare, issue, hold, finish.
+    pub const fn is_link(self) -> bool {
+        matches!(self, Self::PrepareCard | Self::IssueCertificate | Self::HoldCertificate | Self::FinishCard)
+    }
+
     /// All kinds.
     pub const ALL: [Self; 11] = [
         Self::PlaceOrder,

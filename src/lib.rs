@@ -1,4 +1,5 @@
-//! The core of a card office, to embed: employee badges and temporary cards, from the request to the shipped card.
+//! The core of a card office, to embed: employee badges, temporary cards and certificates, from the request to the card that
+//! the bureau has shipped or the house has made.
 //!
 //! You bring your own database, directory, bureau and mail through [host traits](host), or take a [ready adapter](adapters).
 //! The library brings the states, the named processes, the administrator's options, and the promise that nothing is lost
@@ -32,6 +33,42 @@
 //! # Ok(()) }) }
 //! ```
 //!
+//! # Cards made in the house
+//! Requested, approved if the option `CardsBatchRequestApproval` says so, issued, activated, and locked when it is lost:
+//!
+//! ```
+//! # use std::sync::Arc;
+//! # use cardwright::adapters::memory::{MemoryRepository, MemoryUsers, RecordingNotifier};
+//! use cardwright::adapters::simulator::{SimulatedCa, SimulatedPersonalizer}; // or local_ca::LocalCa, and your machine
+//! # use cardwright::host::{AllowAll, CardQuery, SystemClock};
+//! # use cardwright::process::{Answer, Filter};
+//! # use cardwright::{Actor, ActorId, CardState, Engine, Role, User, UserId, UserState};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> { futures::executor::block_on(async {
+//! # let ann = User::new(UserId::new("ann")?, UserState::Active, [("commonName".to_owned(), "Ann".to_owned())]);
+//! # let operator = Actor::person(ActorId::new("olga")?, UserId::new("olga")?, [Role::Operator]);
+//! let engine = Engine::builder()
+//!     .certificate_authority(SimulatedCa::new(1, Arc::new(SystemClock)))
+//!     .personalizer(SimulatedPersonalizer::new(1, Arc::new(SystemClock)))
+//! #   .repository(MemoryRepository::new(Arc::new(SystemClock))).users(MemoryUsers::new([ann]))
+//! #   .notifier(RecordingNotifier::new()).access(AllowAll)
+//!     // and the repository, users, notifier and access from above
+//!     .build()?;
+//! let people = Filter::Users(Default::default());
+//! let cards_that_are = |state| Filter::Cards(CardQuery { states: vec![state], ..CardQuery::default() });
+//! for (process, items) in [
+//!     ("CardsBoProcRequestMulitple", people), // it really is spelled so
+//!     ("CardsBoProcIssueMultiple", cards_that_are(CardState::Approved)),
+//!     ("CardsProcActivate", cards_that_are(CardState::Issued)),
+//!     ("CardsProcLock", cards_that_are(CardState::Active)),
+//! ] {
+//!     let run = engine.open(process, &operator).await?;
+//!     let report = engine.next(&run, Answer::all(items)).await?.finish().await?;
+//!     assert_eq!(report.done_in_all(), 1, "{process}");
+//! }
+//! # Ok(()) }) }
+//! ```
+//!
 //! # The nouns
 //! A [`Card`] has a [kind](CardKind) and a [route](Route), and one [`StateGraph`] for each pair says which [`CardState`] may
 //! follow which ([`card_graph`] shows them all). A [process] is a named use case; opening one gives a [`Run`] with
@@ -40,12 +77,15 @@
 //! [Options](mod@options) are what the administrator sets, in Luau scripts or as typed values.
 //!
 //! # Implementing the host side
-//! - [`host::CardRepository`]: the store. [`conformance`] is a kit of checks for your own.
+//! - [`host::CardRepository`]: the store.
 //! - [`host::UserRepository`]: your directory, read only.
 //! - [`host::GoCardsProvider`]: the bureau. Its contract keeps refused, unavailable, rate-limited and unknown apart.
+//! - [`host::CertificateAuthority`] and [`host::CardPersonalizer`]: for cards that are made in the house. An office without a
+//!   bureau, or without these, needs none: what it cannot do is refused.
 //! - [`host::Notifier`], [`host::AccessPolicy`], [`host::Clock`], [`host::JobPerformer`].
 //!
-//! [`host`] shows how one is written and which crates are needed beside this one.
+//! [`host`] shows how one is written and which crates are needed beside this one; [`conformance`] (a feature) is the kit of
+//! checks for your own: for each clause of a contract one, in a test file of about twenty lines.
 //!
 //! # Whom the engine trusts
 //! The engine believes its caller: who acts is what the host says in [`Actor`], so the host has authenticated the person before. A [`Run`] carries that
@@ -60,9 +100,14 @@
 //! kit). Run them with `cargo run --release --example quickstart`.
 //!
 //! # Background work
-//! Run `CardsAddonExtProdBatchSyncOrder` and `CardsAddonExtProdBatchSyncStatus` regularly, as an actor of role
-//! [`Role::BatchSync`]: the first sends what is queued, the second brings orders up to date. Both may run on several
-//! instances at once. Show people what [`Engine::doubts`] lists.
+//! Run the syncs regularly, as an actor of role [`Role::BatchSync`]; all may run on several instances at once:
+//! - `CardsAddonExtProdBatchSyncOrder` sends what is queued, `CardsAddonExtProdBatchSyncStatus` brings orders up to date.
+//! - `CardsBatchSyncProduction` goes on with cards that are made here, and brings the CA after what was locked or activated.
+//! - `CardsBatchSyncOrphans` revokes certificates that a failed production has left.
+//!
+//! The first three also send the messages. None needs an answer: each finds what is due.
+//!
+//! Show people what [`Engine::doubts`] lists.
 //!
 //! # Features
 //! | feature | default | what it adds |
@@ -71,6 +116,7 @@
 //! | `sqlite` | no | [`adapters`]: a store on an embedded SQLite file |
 //! | `simulator` | no | [`adapters`]: a bureau, a CA, a card personalizer and a clock on simulated time |
 //! | `local-ca` | no | [`adapters`]: an embedded CA, for X.509 certificates and revocation lists |
+//! | `conformance` | no | [`conformance`]: the checks with which you test your own store, directory, bureau, CA and card personalizer |
 //!
 //! # What it does not do
 //! It has no user interface, no web service and no scheduler; it does not write to your directory; it cannot cancel an order
@@ -98,6 +144,7 @@ mod state_graph;
 mod user;
 
 pub mod adapters;
+#[cfg(feature = "conformance")]
 pub mod conformance;
 pub mod host;
 pub mod options;
@@ -117,10 +164,12 @@ pub use certificate::{
 pub use change_set::{ChangeSet, Conflict, Record, Reservation, StoredId};
 pub use engine::{
     BuildError, Candidate, Candidates, ENABLE_PROCESS, Engine, EngineBuilder, EngineSettings, Execution, Interruption,
-    OptionVersion, Progress, Report, Run, SET_OPTIONS, StopHandle,
+    OptionVersion, Progress, Report, Run, SET_OPTIONS, StopHandle, Verified,
 };
 pub use error::Error;
-pub use history::{ChainError, ChainHead, ChainKey, Digest, HistoryEntry, ObjectId, Stamp, Why, verify_chain};
+pub use history::{
+    ChainError, ChainHead, ChainHeads, ChainKey, Digest, HistoryEntry, ObjectId, Stamp, Why, verify_chain,
+};
 pub use id::{
     ActorId, CardId, CertificateId, InvalidId, JobId, MessageId, RequestId, RoleName, RunId, SymbolicName, UserId,
 };

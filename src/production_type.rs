@@ -172,8 +172,8 @@ pub struct UserToCardMap {
 }
 
 impl Default for UserToCardMap {
-    /// Common name, UPN, first and last name, e-mail, employee number, each under the same name; cards are found by
-    /// common name, last name and employee number.
+    /// `commonName`, `upn`, `firstName`, `lastName`, `email`, `employeeNumber`, each under the same name; cards are found by
+    /// common name, last name and employee number. Certificates need `commonName` and take `upn` and `email`.
     fn default() -> Self {
         let same = |name: &str| (name.to_owned(), name.to_owned());
         Self {

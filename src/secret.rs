@@ -20,26 +20,31 @@ impl Secret {
     }
 
     /// So many decimal digits, each as likely as any other, none of them trivial: not all equal, not ascending or descending
-    /// by one. `random` fills a slice with random bytes.
+    /// by one. `random` fills a slice with random bytes; `None` if what it gives is not random.
     ///
     /// # Errors
     /// What `random` says.
-    pub(crate) fn digits<E>(count: usize, mut random: impl FnMut(&mut [u8]) -> Result<(), E>) -> Result<Self, E> {
+    pub(crate) fn digits<E>(
+        count: usize,
+        mut random: impl FnMut(&mut [u8]) -> Result<(), E>,
+    ) -> Result<Option<Self>, E> {
         let mut digits = Zeroizing::new(Vec::with_capacity(count));
         let mut bytes = Zeroizing::new([0_u8; 32]);
-        loop {
-            while digits.len() < count {
-                random(&mut *bytes)?;
-                // 250 is the greatest multiple of ten in a byte: what is above would make small digits likelier.
-                let fair = bytes.iter().filter(|byte| **byte < 250).map(|byte| b'0' + byte % 10);
-                let missing = count - digits.len();
-                digits.extend(fair.take(missing));
+        for _ in 0..1000 {
+            random(&mut *bytes)?;
+            // 250 is the greatest multiple of ten in a byte: what is above would make small digits likelier.
+            let fair = bytes.iter().filter(|byte| **byte < 250).map(|byte| b'0' + byte % 10);
+            let missing = count - digits.len();
+            digits.extend(fair.take(missing));
+            if digits.len() < count {
+                continue;
             }
             if !is_trivial(&digits) {
-                return Ok(Self(digits));
+                return Ok(Some(Self(digits)));
             }
             digits.clear();
         }
+        Ok(None)
     }
 }
 
@@ -79,8 +84,19 @@ mod tests {
             bytes[1] = if draws == 1 { 7 } else { 13 };
             Ok::<_, Infallible>(())
         });
-        assert_eq!(pin.map(|pin| pin.expose().to_vec()), Ok(b"0300".to_vec()));
+        assert_eq!(pin.map(|pin| pin.map(|pin| pin.expose().to_vec())), Ok(Some(b"0300".to_vec())));
         assert_eq!(draws, 2);
+    }
+
+    #[test]
+    fn bytes_that_are_not_random_give_no_digits() {
+        for byte in [0, 7, 255] {
+            let digits = Secret::digits(6, |bytes| {
+                bytes.fill(byte);
+                Ok::<_, Infallible>(())
+            });
+            assert!(matches!(digits, Ok(None)), "{byte}");
+        }
     }
 
     #[test]
@@ -95,6 +111,7 @@ mod tests {
                 }
                 Ok::<_, Infallible>(())
             });
+            let digits = digits.unwrap_or_default();
             for digit in digits.as_ref().map_or(&[][..], Secret::expose) {
                 counts[usize::from(digit - b'0')] += 1;
             }

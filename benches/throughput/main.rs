@@ -4,6 +4,7 @@
 //! quick look (100,000 by default).
 
 mod bare;
+mod keys;
 mod office;
 mod peak;
 mod recorder;
@@ -51,7 +52,10 @@ fn main() -> Fallible {
         );
     }
     if wanted("issue") {
-        sqlite(cards / 10, ISSUING, EngineSettings::new(), "SQLite", ISSUE_GOAL)?;
+        // A simulated machine holds any number of cards.
+        let settings = EngineSettings::new().cards_at_once(50);
+        sqlite(cards / 10, ISSUING, settings, "SQLite", ISSUE_GOAL)?;
+        keys::show(cards / 50, office::clock()?)?;
     }
     if wanted("memory") {
         memory(cards)?;

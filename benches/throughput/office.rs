@@ -32,7 +32,7 @@ pub(crate) const ORDERING: &[Stage] = &[
     ("CardsAddonExtProdBatchSyncStatus", "status sync"),
 ];
 
-/// Making cards, in the order in which it must be done. Keys and signatures are simulated: what they cost is shown by `micro`.
+/// Making cards, in the order in which it must be done. Keys and signatures are simulated: what they cost is shown apart.
 pub(crate) const ISSUING: &[Stage] =
     &[("CardsBoProcRequestMulitple", "request multiple"), ("CardsBoProcIssueMultiple", "issue multiple")];
 

@@ -31,7 +31,7 @@ use std::time::Duration;
 use cardwright::adapters::local_ca::{CaIdentity, FileJournal, LocalCa, MemoryJournal};
 use cardwright::adapters::memory::{MemoryUsers, RecordingNotifier};
 use cardwright::adapters::simulator::{
-    FinishScript, HandleState, PersonalizerBehaviour, SimulatedBureau, SimulatedClock, SimulatedPersonalizer,
+    FinishScript, HandleState, PersonalizerBehaviour, SimulatedClock, SimulatedPersonalizer,
 };
 use cardwright::adapters::sqlite::{SqliteOptions, SqliteRepository};
 use cardwright::host::{CardQuery, CertificateQuery, Clock as _, JobQuery, RequestQuery, RolePolicy};
@@ -64,7 +64,12 @@ const HOUR: Duration = Duration::from_secs(60 * 60);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 fn main() -> ExitCode {
-    match block_on(run(std::env::args_os().nth(1).map(PathBuf::from))) {
+    let arguments: Vec<PathBuf> = std::env::args_os().skip(1).map(PathBuf::from).collect();
+    if arguments.len() > 1 || arguments.iter().any(|argument| argument.to_string_lossy().starts_with('-')) {
+        eprintln!("usage: issue_cards [folder]");
+        return ExitCode::from(2);
+    }
+    match block_on(run(arguments.into_iter().next())) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error}");
@@ -78,6 +83,9 @@ async fn run(given: Option<PathBuf>) -> Result<(), Box<dyn Error>> {
     let active: Vec<UserId> = people.iter().filter(|user| user.is_active()).map(|user| user.id.clone()).collect();
     let (count, own) = (people.len(), tempfile::tempdir()?);
     let folder = given.as_deref().unwrap_or(own.path());
+    println!(
+        "Time and the card machine are simulated: it is January 2030. Certificates and the revocation list are real.\n"
+    );
     let office = Office::open(people, folder, given.is_some()).await?;
 
     office.request(count, &active).await?;
@@ -98,7 +106,10 @@ async fn run(given: Option<PathBuf>) -> Result<(), Box<dyn Error>> {
     office.summary().await?;
     match given {
         Some(folder) => println!("\nAll of it is in {}; give another folder to begin anew.", folder.display()),
-        None => println!("\nGive a folder, and the office, the CA's journal and the revocation list stay there."),
+        None => println!(
+            "\nIt was in a folder that is gone now. To keep the office, the CA's journal and the revocation list:\n  \
+             cargo run --release --example issue_cards -- my-folder"
+        ),
     }
     Ok(())
 }
@@ -156,7 +167,6 @@ impl Office {
             .users(MemoryUsers::new(people))
             .certificate_authority(Arc::clone(&ca))
             .personalizer(printer.clone())
-            .bureau(SimulatedBureau::new(3, Arc::new(clock.clone()))) // nothing is ordered from it
             .notifier(mail.clone())
             .access(RolePolicy::standard())
             .clock(clock.clone())
@@ -202,7 +212,7 @@ impl Office {
         let answer = Answer::all(Filter::Requests(open)).with("decision", "approve");
         self.act(APPROVAL, &self.approver, answer, "approvals", REQUESTS).await?;
         self.work(SYNC_MESSAGES, &[JobKind::Notify]).await?;
-        println!("  {:>5}  messages told him and olga so", self.mail.sent().len());
+        println!("  {:>5}  messages: each request was announced to him, each answer to olga", self.mail.sent().len());
         Ok(())
     }
 
@@ -219,11 +229,15 @@ impl Office {
     /// What jammed is tried again, until nothing is owed.
     async fn go_on(&self) -> Result<(), Box<dyn Error>> {
         let query = CardQuery { states: vec![CardState::Approved], in_doubt: Some(false), ..CardQuery::default() };
-        let begun = self.cards(&query).await?.len();
-        if begun > 0 {
-            println!("\nThe machine was jammed for {begun} cards; the background service goes on with them");
+        let begun: Vec<CardId> = self.cards(&query).await?.iter().map(|card| card.id).collect();
+        if !begun.is_empty() {
+            let count = begun.len();
+            println!(
+                "\nThe machine was jammed for the {count} that are only begun; the background service goes on with them"
+            );
             let hours = self.work(SYNC_PRODUCTION, &PRODUCTION).await?;
-            println!("  {hours} hours later nothing is owed any more");
+            let states = tally(self.engine.cards(&begun).await?.iter().map(Card::state));
+            println!("  {hours} hours later nothing is owed any more; of these cards are {}", sum(states));
         }
         Ok(())
     }

@@ -785,6 +785,13 @@ impl MemoryUsers {
     pub fn put(&self, user: User) {
         lock(&self.directory).users.insert(user.id.clone(), user);
     }
+
+    /// Takes a user out, with the photo. Nothing happens if there is no such user.
+    pub fn remove(&self, user: &UserId) {
+        let mut directory = lock(&self.directory);
+        directory.users.remove(user);
+        directory.photos.remove(user);
+    }
 }
 
 impl FromIterator<User> for MemoryUsers {

@@ -9,6 +9,7 @@
 //! # Examples
 //! ```
 //! use std::sync::Arc;
+//! use std::time::Duration;
 //!
 //! use cardwright::adapters::simulator::{
 //!     FinishScript, HandleState, PrepareScript, SimulatedClock, SimulatedPersonalizer,
@@ -18,12 +19,16 @@
 //! use cardwright::host::{CardCertificate, CardPersonalizer};
 //! use cardwright::{CertificateKind, IssuedCertificate, Secret};
 //!
-//! struct Simulated(SimulatedPersonalizer);
+//! struct Simulated(SimulatedPersonalizer, SimulatedClock);
 //!
 //! #[async_trait::async_trait]
 //! impl PersonalizerFactory for Simulated {
 //!     async fn open(&self) -> Arc<dyn CardPersonalizer> {
 //!         Arc::new(self.0.clone())
+//!     }
+//!
+//!     async fn pass_time(&self, duration: Duration) {
+//!         self.1.advance(duration);
 //!     }
 //!
 //!     async fn at_once(&self, calls: Vec<Call>) {
@@ -68,7 +73,7 @@
 //! }
 //!
 //! let clock = SimulatedClock::new("2030-01-07T08:00:00Z".parse()?);
-//! let factory = Simulated(SimulatedPersonalizer::new(1, Arc::new(clock)));
+//! let factory = Simulated(SimulatedPersonalizer::new(1, Arc::new(clock.clone())), clock);
 //! block_on(check_all(&Kit::of_personalizer(&factory, uuid::Uuid::new_v4())));
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
@@ -95,6 +100,9 @@ use crate::{
 pub trait PersonalizerFactory: Send + Sync {
     /// A new handle onto the personalizer, as independent of the others as handles in production are.
     async fn open(&self) -> Arc<dyn CardPersonalizer>;
+
+    /// Lets the machine do what it still has to do: moves its clock on by this time, or waits as long as that takes.
+    async fn pass_time(&self, duration: Duration);
 
     /// Runs these calls at once, as concurrently as can be, and returns when all have ended. A panic of one is a panic of
     /// this. For a personalizer that needs no runtime, [`on_threads`](super::on_threads) does it; otherwise each is a task of
@@ -163,7 +171,8 @@ clauses! {
     discard_is_repeatable,
 }
 
-/// Every prepared card has a handle of its own, whatever became of those before and however many are prepared at once.
+/// Every prepared card has a handle of its own, whatever became of those before, however many are prepared at once, and also
+/// on another day and once the machine was opened again.
 pub async fn handles_are_never_reused(kit: &Kit<'_, dyn PersonalizerFactory>) {
     const CLAUSE: &str = "handles_are_never_reused";
     let machine = Machine::open(kit, CLAUSE).await;
@@ -193,6 +202,11 @@ pub async fn handles_are_never_reused(kit: &Kit<'_, dyn PersonalizerFactory>) {
             assert_new(&prepared.handle, "to one of eight that were prepared at once");
         }
     }
+    kit.factory.pass_time(DAY).await;
+    assert_new(&machine.prepare(&card, &[]).await.handle, "the day before");
+    drop(machine);
+    let machine = Machine::open(kit, CLAUSE).await;
+    assert_new(&machine.prepare(&card, &[]).await.handle, "before the machine was opened again");
 }
 
 /// There is a request for each kind wanted, or never any.
@@ -213,7 +227,7 @@ pub async fn requests_are_for_the_wanted_kinds(kit: &Kit<'_, dyn PersonalizerFac
     }
 }
 
-/// What is said of a card that went wrong is what a person sees who looks at it.
+/// What is said of a card that went wrong is what a person sees who looks at it, at once and a day later.
 pub async fn spoiled_means_not_usable(kit: &Kit<'_, dyn PersonalizerFactory>) {
     const CLAUSE: &str = "spoiled_means_not_usable";
     let machine = Machine::open(kit, CLAUSE).await;
@@ -224,6 +238,7 @@ pub async fn spoiled_means_not_usable(kit: &Kit<'_, dyn PersonalizerFactory>) {
             assert!(!matches!(outcome, PrepareOutcome::Prepared(_)), "{CLAUSE}: {trouble:?} gave {outcome:?}");
         }
     }
+    let mut spoiled = Vec::new();
     for trouble in [Trouble::SpoilFinish, Trouble::JamFinish, Trouble::LoseFinish] {
         let card = machine.card();
         let prepared = machine.prepare(&card, &[CertificateKind::Authentication]).await;
@@ -239,6 +254,7 @@ pub async fn spoiled_means_not_usable(kit: &Kit<'_, dyn PersonalizerFactory>) {
             }
             FinishOutcome::Spoiled { .. } => {
                 assert_ne!(usable, Some(true), "{CLAUSE}: {trouble:?}: said to be spoiled, and is usable");
+                spoiled.push((trouble, prepared.handle));
             }
             FinishOutcome::Unavailable { .. } => {
                 assert_ne!(usable, Some(true), "{CLAUSE}: {trouble:?}: nothing was done, and the card is usable");
@@ -247,6 +263,11 @@ pub async fn spoiled_means_not_usable(kit: &Kit<'_, dyn PersonalizerFactory>) {
             }
             FinishOutcome::Unknown { .. } => {}
         }
+    }
+    kit.factory.pass_time(DAY).await;
+    for (trouble, handle) in spoiled {
+        let usable = kit.factory.look(&handle).await.map(|seen| seen.usable);
+        assert_ne!(usable, Some(true), "{CLAUSE}: {trouble:?}: said to be spoiled, and is usable a day later");
     }
 }
 
@@ -274,11 +295,12 @@ pub async fn good_means_delivered(kit: &Kit<'_, dyn PersonalizerFactory>) {
     }
 }
 
-/// No PIN, PUK or private key can be read anywhere once a card was finished, spoiled or lost.
+/// No PIN, PUK or private key can be read anywhere once a card was finished, spoiled or lost, nor a day later.
 pub async fn secrets_are_not_kept(kit: &Kit<'_, dyn PersonalizerFactory>) {
     const CLAUSE: &str = "secrets_are_not_kept";
     let machine = Machine::open(kit, CLAUSE).await;
     let kinds = [CertificateKind::Authentication];
+    let mut all: Vec<(&str, Vec<u8>)> = Vec::new();
     for trouble in [None, Some(Trouble::SpoilFinish), Some(Trouble::JamFinish), Some(Trouble::LoseFinish)] {
         let card = machine.card();
         let prepared = machine.prepare(&card, &kinds).await;
@@ -303,10 +325,16 @@ pub async fn secrets_are_not_kept(kit: &Kit<'_, dyn PersonalizerFactory>) {
             .collect();
         let outcome = machine.machine.finish(order).await;
         let shown = format!("{} {outcome:?}", kit.factory.kept());
-        let secrets = [("PIN", pin.as_bytes()), ("PUK", puk.as_bytes())];
-        for (what, secret) in secrets.into_iter().chain(keys.iter().map(|key| ("private key", &key[..]))) {
-            assert!(!shows(&shown, secret), "{CLAUSE}: the {what} can be read after {outcome:?}");
+        let secrets = [("PIN", pin.into_bytes()), ("PUK", puk.into_bytes())];
+        for (what, secret) in secrets.into_iter().chain(keys.into_iter().map(|key| ("private key", key))) {
+            assert!(!shows(&shown, &secret), "{CLAUSE}: the {what} can be read after {outcome:?}");
+            all.push((what, secret));
         }
+    }
+    kit.factory.pass_time(DAY).await;
+    let kept = kit.factory.kept();
+    for (what, secret) in all {
+        assert!(!shows(&kept, &secret), "{CLAUSE}: the {what} can be read a day later");
     }
 }
 
@@ -324,8 +352,8 @@ pub async fn discard_is_repeatable(kit: &Kit<'_, dyn PersonalizerFactory>) {
     let mut never = aside.clone();
     never.handle = machine.reference();
     machine.discard(&never.handle).await;
-    for (prepared, what) in [(aside, "was discarded"), (never, "was never given")] {
-        let outcome = machine.try_finish(&prepared, &card).await;
+    for (prepared, what) in [(&aside, "was discarded"), (&never, "was never given")] {
+        let outcome = machine.try_finish(prepared, &card).await;
         assert!(outcome != FinishOutcome::Good, "{CLAUSE}: a handle that {what} was finished");
         let usable = kit.factory.look(&prepared.handle).await.map(|seen| seen.usable);
         assert_ne!(usable, Some(true), "{CLAUSE}: a card whose handle {what} is usable");
@@ -339,8 +367,22 @@ pub async fn discard_is_repeatable(kit: &Kit<'_, dyn PersonalizerFactory>) {
     }
     let after = kit.factory.look(&finished.handle).await;
     assert_eq!(after, before, "{CLAUSE}: a finished card must stay as it is");
+
+    drop((machine, other));
+    kit.factory.pass_time(DAY).await;
+    let machine = Machine::open(kit, CLAUSE).await;
+    let outcome = machine.try_finish(&aside, &card).await;
+    assert!(
+        outcome != FinishOutcome::Good,
+        "{CLAUSE}: what was discarded was finished once the machine was opened again"
+    );
+    let usable = kit.factory.look(&aside.handle).await.map(|seen| seen.usable);
+    assert_ne!(usable, Some(true), "{CLAUSE}: a card that was discarded is usable a day later");
+    let after = kit.factory.look(&finished.handle).await;
+    assert_eq!(after, before, "{CLAUSE}: a finished card must stay as it is, also a day later");
 }
 
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 const TRIES: u32 = 200;
 const PAUSE: Duration = Duration::from_millis(5);
 

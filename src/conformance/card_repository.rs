@@ -49,7 +49,8 @@ clauses! {
 
 /// A commit stores everything, or nothing whatever spoils it; and a reader sees all of it or nothing.
 pub async fn commit_is_atomic(kit: &Kit<'_>) {
-    let store = Store::open(kit).await;
+    const CLAUSE: &str = "commit_is_atomic";
+    let store = Store::open(kit, CLAUSE).await;
     let scene = Scene::new(kit);
     let old = Everything::new(kit, &scene);
     store.commit(&old.changes()).await;
@@ -79,7 +80,7 @@ pub async fn commit_is_atomic(kit: &Kit<'_>) {
         assert_eq!(
             store.reservations(std::slice::from_ref(&held.key)).await,
             std::slice::from_ref(&held),
-            "commit_is_atomic: a commit that was refused for {spoiler} gave a reservation back"
+            "{CLAUSE}: a commit that was refused for {spoiler} gave a reservation back"
         );
     }
     old.assert_stored(&store, "after refused commits").await;
@@ -89,7 +90,7 @@ pub async fn commit_is_atomic(kit: &Kit<'_>) {
     let ids = [first.0.id, second.0.id];
     store.commit(&cards_with_history([first.clone(), second.clone()])).await;
     let mut calls: Vec<BoxFuture<'static, ()>> = Vec::new();
-    let writer = Store::open(kit).await;
+    let writer = Store::open(kit, CLAUSE).await;
     calls.push(Box::pin(async move {
         for round in 0..ROUNDS {
             let mut cards = writer.cards(&ids).await;
@@ -100,15 +101,15 @@ pub async fn commit_is_atomic(kit: &Kit<'_>) {
         }
     }));
     for _ in 0..3 {
-        let reader = Store::open(kit).await;
+        let reader = Store::open(kit, CLAUSE).await;
         calls.push(Box::pin(async move {
             for _ in 0..2 * ROUNDS {
                 let cards = reader.cards(&ids).await;
-                assert_eq!(cards.len(), 2, "commit_is_atomic: stored cards must be readable at any time");
+                assert_eq!(cards.len(), 2, "{CLAUSE}: stored cards must be readable at any time");
                 assert_eq!(
                     (&cards[0].number, cards[0].version),
                     (&cards[1].number, cards[1].version),
-                    "commit_is_atomic: a reader saw a part of a commit"
+                    "{CLAUSE}: a reader saw a part of a commit"
                 );
             }
         }));
@@ -118,7 +119,8 @@ pub async fn commit_is_atomic(kit: &Kit<'_>) {
 
 /// Objects with all there can be in them are read back as they were, under the next version.
 pub async fn stored_objects_come_back_equal(kit: &Kit<'_>) {
-    let store = Store::open(kit).await;
+    const CLAUSE: &str = "stored_objects_come_back_equal";
+    let store = Store::open(kit, CLAUSE).await;
     let scene = Scene::new(kit);
     let (bare, bare_entry) = scene.card(kit);
     let (full, full_entry) = scene.full_card(kit);
@@ -147,19 +149,19 @@ pub async fn stored_objects_come_back_equal(kit: &Kit<'_>) {
     store.commit(&changes).await;
 
     let unknown = CardId::new(kit.id());
-    same(&store.cards(&[bare.id, unknown, full.id]).await, &[raised(&bare), raised(&full)], "cards");
+    store.same(&store.cards(&[bare.id, unknown, full.id]).await, &[raised(&bare), raised(&full)], "cards");
     let ids: Vec<CertificateId> = certificates.iter().map(|one| one.id).chain([CertificateId::new(kit.id())]).collect();
     let stored: Vec<Certificate> = certificates.iter().map(raised).collect();
-    same(&store.certificates(&ids).await, &stored, "certificates");
-    same(&store.requests(&[request.id, RequestId::new(kit.id())]).await, &[raised(&request)], "requests");
-    same(&store.records(&[record.key.clone(), scene.text("unknown")]).await, &[raised(&record)], "records");
+    store.same(&store.certificates(&ids).await, &stored, "certificates");
+    store.same(&store.requests(&[request.id, RequestId::new(kit.id())]).await, &[raised(&request)], "requests");
+    store.same(&store.records(&[record.key.clone(), scene.text("unknown")]).await, &[raised(&record)], "records");
     let ids: Vec<JobId> = jobs.iter().map(|job| job.id).chain([JobId::new(kit.id())]).collect();
-    same(&store.jobs(&ids).await, &jobs.iter().map(raised).collect::<Vec<_>>(), "jobs");
+    store.same(&store.jobs(&ids).await, &jobs.iter().map(raised).collect::<Vec<_>>(), "jobs");
     for entry in [bare_entry, full_entry, request_entry, record_entry] {
-        same(&store.history(&entry.object, 0, 10).await, std::slice::from_ref(&entry), "history entries");
+        store.same(&store.history(&entry.object, 0, 10).await, std::slice::from_ref(&entry), "history entries");
     }
     for entries in certificate_entries {
-        same(&store.history(&entries[0].object, 0, 10).await, &entries, "history entries of certificates");
+        store.same(&store.history(&entries[0].object, 0, 10).await, &entries, "history entries of certificates");
     }
 
     // What is taken out of an object again is gone, and a claimed job is stored with its claim.
@@ -179,7 +181,7 @@ pub async fn stored_objects_come_back_equal(kit: &Kit<'_>) {
     reconciled.issued.pem.clear();
     let mut claimed = store.claim(&scene.claim(kit, 1)).await;
     let Some(job) = claimed.first_mut() else {
-        panic!("stored_objects_come_back_equal: an open job that is due must be claimable");
+        panic!("{CLAUSE}: an open job that is due must be claimable");
     };
     job.remark = Some("tried".to_owned());
     job.setbacks = 2;
@@ -192,15 +194,16 @@ pub async fn stored_objects_come_back_equal(kit: &Kit<'_>) {
         ..ChangeSet::new()
     };
     store.commit(&changes).await;
-    same(&store.cards(&[emptied.id]).await, &[raised(&emptied)], "changed cards");
-    same(&store.certificates(&[reconciled.id]).await, &[raised(&reconciled)], "changed certificates");
-    same(&store.jobs(&[job.id]).await, &[raised(&job)], "claimed jobs");
-    same(&store.history(&entry.object, 1, 10).await, &[entry], "later history entries");
+    store.same(&store.cards(&[emptied.id]).await, &[raised(&emptied)], "changed cards");
+    store.same(&store.certificates(&[reconciled.id]).await, &[raised(&reconciled)], "changed certificates");
+    store.same(&store.jobs(&[job.id]).await, &[raised(&job)], "claimed jobs");
+    store.same(&store.history(&entry.object, 1, 10).await, &[entry], "later history entries");
 }
 
 /// An object is stored only over the version that it was loaded with, and one of several writers wins.
 pub async fn stale_version_is_refused(kit: &Kit<'_>) {
-    let store = Store::open(kit).await;
+    const CLAUSE: &str = "stale_version_is_refused";
+    let store = Store::open(kit, CLAUSE).await;
     let scene = Scene::new(kit);
     let card = scene.card(kit).0;
     let certificate = scene.certificate(kit, card.id).0;
@@ -236,7 +239,7 @@ pub async fn stale_version_is_refused(kit: &Kit<'_>) {
             assert_eq!(
                 store.refused(&changes, &what).await,
                 [Conflict::Version { object: object.clone(), expected, found }],
-                "stale_version_is_refused: {what}"
+                "{CLAUSE}: {what}"
             );
         }
     };
@@ -259,23 +262,24 @@ pub async fn stale_version_is_refused(kit: &Kit<'_>) {
         store.jobs(&[job.id]).await.first().map(|job| job.version),
         store.records(std::slice::from_ref(&record.key)).await.first().map(|record| record.version),
     ];
-    assert_eq!(versions, [Some(2); 5], "stale_version_is_refused: each commit raises the version by one");
+    assert_eq!(versions, [Some(2); 5], "{CLAUSE}: each commit raises the version by one");
 
     for (changes, object) in with_version(2).into_iter().zip(&objects) {
         let mut calls: Vec<BoxFuture<'static, bool>> = Vec::new();
         for _ in 0..8 {
-            let (store, changes) = (Store::open(kit).await, changes.clone());
+            let (store, changes) = (Store::open(kit, CLAUSE).await, changes.clone());
             calls.push(Box::pin(async move { store.try_commit(&changes).await.is_ok() }));
         }
         let winners = kit.at_once(calls).await.into_iter().filter(|won| *won).count();
-        assert_eq!(winners, 1, "stale_version_is_refused: of eight writers of one version of {object}, one must win");
+        assert_eq!(winners, 1, "{CLAUSE}: of eight writers of one version of {object}, one must win");
     }
 }
 
 /// A refused commit names everything that stands against it, however much that is.
 pub async fn every_conflict_is_named(kit: &Kit<'_>) {
+    const CLAUSE: &str = "every_conflict_is_named";
     const MANY: usize = 120;
-    let store = Store::open(kit).await;
+    let store = Store::open(kit, CLAUSE).await;
     let scene = Scene::new(kit);
     let cards: Vec<Card> = (0..MANY).map(|_| scene.card(kit).0).collect();
     let certificates: Vec<Certificate> = cards.iter().map(|card| scene.certificate(kit, card.id).0).collect();
@@ -337,17 +341,18 @@ pub async fn every_conflict_is_named(kit: &Kit<'_>) {
     let mut named = store.refused(&changes, "a change set with many conflicts").await;
     named.dedup();
     for conflict in &expected {
-        assert!(named.contains(conflict), "every_conflict_is_named: this one is not: {conflict}");
+        assert!(named.contains(conflict), "{CLAUSE}: this one is not: {conflict}");
     }
-    assert_eq!(named, expected, "every_conflict_is_named: nothing else is named");
-    same(&store.cards(&[good.id]).await, &[], "every_conflict_is_named: cards beside the conflicts");
+    assert_eq!(named, expected, "{CLAUSE}: nothing else is named");
+    store.same(&store.cards(&[good.id]).await, &[], "cards beside the conflicts");
     let found = store.certificates(&[good_certificate.id]).await;
-    same(&found, &[], "every_conflict_is_named: certificates beside the conflicts");
+    store.same(&found, &[], "certificates beside the conflicts");
 }
 
 /// A key is taken once, however many try, and can be handed on in one commit.
 pub async fn reservation_has_one_holder(kit: &Kit<'_>) {
-    let store = Store::open(kit).await;
+    const CLAUSE: &str = "reservation_has_one_holder";
+    let store = Store::open(kit, CLAUSE).await;
     let scene = Scene::new(kit);
     let take = |reservation: &Reservation| ChangeSet { takes: vec![reservation.clone()], ..ChangeSet::new() };
     let release = |reservation: &Reservation| ChangeSet { releases: vec![reservation.clone()], ..ChangeSet::new() };
@@ -357,42 +362,30 @@ pub async fn reservation_has_one_holder(kit: &Kit<'_>) {
     let taken = Conflict::Taken { key: first.key.clone(), owner: first.owner.clone() };
     let not_held = |by: &Reservation| Conflict::NotHeld { key: by.key.clone(), owner: by.owner.clone() };
 
-    assert_eq!(store.reservations(key).await, [], "reservation_has_one_holder: nobody holds a fresh key");
+    assert_eq!(store.reservations(key).await, [], "{CLAUSE}: nobody holds a fresh key");
     store.commit(&take(&first)).await;
     for again in [&second, &first] {
         let what = format!("a key that is taken, taken again by {}", again.owner);
-        assert_eq!(
-            store.refused(&take(again), &what).await,
-            std::slice::from_ref(&taken),
-            "reservation_has_one_holder: {what}"
-        );
+        assert_eq!(store.refused(&take(again), &what).await, std::slice::from_ref(&taken), "{CLAUSE}: {what}");
     }
     assert_eq!(
         store.refused(&release(&second), "a release by another").await,
         [not_held(&second)],
         "reservation_has_one_holder"
     );
-    assert_eq!(
-        store.reservations(key).await,
-        std::slice::from_ref(&first),
-        "reservation_has_one_holder: the first keeps the key"
-    );
+    assert_eq!(store.reservations(key).await, std::slice::from_ref(&first), "{CLAUSE}: the first keeps the key");
 
     let mut hand_on = take(&second);
     hand_on.releases.push(first.clone());
     store.commit(&hand_on).await;
-    assert_eq!(
-        store.reservations(key).await,
-        std::slice::from_ref(&second),
-        "reservation_has_one_holder: a key is handed on"
-    );
+    assert_eq!(store.reservations(key).await, std::slice::from_ref(&second), "{CLAUSE}: a key is handed on");
     assert_eq!(
         store.refused(&release(&first), "a release by the holder before").await,
         [not_held(&first)],
         "reservation_has_one_holder"
     );
     store.commit(&release(&second)).await;
-    assert_eq!(store.reservations(key).await, [], "reservation_has_one_holder: a key that was given back is free");
+    assert_eq!(store.reservations(key).await, [], "{CLAUSE}: a key that was given back is free");
     store.commit(&take(&first)).await;
 
     let twice = reservation(&scene, kit, "first");
@@ -403,7 +396,7 @@ pub async fn reservation_has_one_holder(kit: &Kit<'_>) {
     let conflicts = store.refused(&both, "a key taken twice in one change set").await;
     assert!(
         conflicts.iter().all(|conflict| matches!(conflict, Conflict::Taken { key, .. } if *key == twice.key)),
-        "reservation_has_one_holder: a key taken twice in one change set is taken, not {conflicts:?}"
+        "{CLAUSE}: a key taken twice in one change set is taken, not {conflicts:?}"
     );
 
     for round in 0..6 {
@@ -411,7 +404,7 @@ pub async fn reservation_has_one_holder(kit: &Kit<'_>) {
         type Attempted = (String, Result<(), Vec<Conflict>>);
         let mut calls: Vec<BoxFuture<'static, Attempted>> = Vec::new();
         for caller in 0..8 {
-            let store = Store::open(kit).await;
+            let store = Store::open(kit, CLAUSE).await;
             let owner = format!("caller {caller}");
             let changes = take(&Reservation { key: contested.clone(), owner: owner.clone() });
             calls.push(Box::pin(async move { (owner, store.try_commit(&changes).await) }));
@@ -420,18 +413,18 @@ pub async fn reservation_has_one_holder(kit: &Kit<'_>) {
         let results = if round == 0 { futures::future::join_all(calls).await } else { kit.at_once(calls).await };
         let winners: Vec<&String> =
             results.iter().filter(|(_, result)| result.is_ok()).map(|(owner, _)| owner).collect();
-        assert_eq!(winners.len(), 1, "reservation_has_one_holder: of eight callers one must win, not {winners:?}");
+        assert_eq!(winners.len(), 1, "{CLAUSE}: of eight callers one must win, not {winners:?}");
         let held = store.reservations(std::slice::from_ref(&contested)).await;
         assert_eq!(
             held,
             [Reservation { key: contested.clone(), owner: winners[0].clone() }],
-            "reservation_has_one_holder: who was told to hold the key must hold it"
+            "{CLAUSE}: who was told to hold the key must hold it"
         );
         for (owner, result) in &results {
             let expected = [Conflict::Taken { key: contested.clone(), owner: winners[0].clone() }];
             assert!(
                 result.as_ref().err().is_none_or(|conflicts| *conflicts == expected),
-                "reservation_has_one_holder: {owner} must be told who has it, not {result:?}"
+                "{CLAUSE}: {owner} must be told who has it, not {result:?}"
             );
         }
     }
@@ -439,9 +432,10 @@ pub async fn reservation_has_one_holder(kit: &Kit<'_>) {
 
 /// A walk over pages sees what exists throughout exactly once, whatever happens meanwhile.
 pub async fn pages_are_stable(kit: &Kit<'_>) {
+    const CLAUSE: &str = "pages_are_stable";
     const COUNT: usize = 23;
     const LIMIT: usize = 4;
-    let store = Store::open(kit).await;
+    let store = Store::open(kit, CLAUSE).await;
     let scene = Scene::new(kit);
     let new_card = |number: usize| {
         let (mut card, entry) = scene.card(kit);
@@ -457,7 +451,7 @@ pub async fn pages_are_stable(kit: &Kit<'_>) {
     store.commit(&cards_with_history((0..COUNT).map(new_card))).await;
     for query in queries {
         let known: BTreeSet<CardId> = all_cards(&store, &query).await.iter().map(|card| card.id).collect();
-        assert!(known.len() >= COUNT, "pages_are_stable: a walk must see all {COUNT} cards, not {}", known.len());
+        assert!(known.len() >= COUNT, "{CLAUSE}: a walk must see all {COUNT} cards, not {}", known.len());
         let mut seen: Vec<CardId> = Vec::new();
         loop {
             let page = store.card_page(&query, seen.last().copied(), LIMIT).await;
@@ -474,7 +468,7 @@ pub async fn pages_are_stable(kit: &Kit<'_>) {
             seen.extend(page.iter().map(|card| card.id));
         }
         let seen: BTreeSet<CardId> = seen.into_iter().collect();
-        assert!(known.is_subset(&seen), "pages_are_stable: a walk missed cards: {:?}", known.difference(&seen));
+        assert!(known.is_subset(&seen), "{CLAUSE}: a walk missed cards: {:?}", known.difference(&seen));
     }
 
     let requests: Vec<_> = (0..COUNT).map(|_| scene.request(kit)).collect();
@@ -490,7 +484,7 @@ pub async fn pages_are_stable(kit: &Kit<'_>) {
         store.commit(&requests_with_history([scene.request(kit)])).await;
         seen.extend(page.iter().map(|request| request.id));
     }
-    assert!(known.iter().all(|id| seen.contains(id)), "pages_are_stable: a walk missed requests");
+    assert!(known.iter().all(|id| seen.contains(id)), "{CLAUSE}: a walk missed requests");
 
     certificate_pages_are_stable(kit, &store, &scene).await;
 
@@ -512,7 +506,7 @@ pub async fn pages_are_stable(kit: &Kit<'_>) {
             store.commit(&ChangeSet { jobs: new.to_vec(), ..ChangeSet::new() }).await;
         }
     }
-    assert!((1..=23).all(|place| seen.contains(&span.job(place * 10))), "pages_are_stable: a walk missed jobs");
+    assert!((1..=23).all(|place| seen.contains(&span.job(place * 10))), "{CLAUSE}: a walk missed jobs");
 }
 
 async fn certificate_pages_are_stable(kit: &Kit<'_>, store: &Store, scene: &Scene) {
@@ -558,7 +552,8 @@ async fn certificate_pages_are_stable(kit: &Kit<'_>, store: &Store, scene: &Scen
 
 /// A query gives exactly what matches.
 pub async fn queries_filter(kit: &Kit<'_>) {
-    let store = Store::open(kit).await;
+    const CLAUSE: &str = "queries_filter";
+    let store = Store::open(kit, CLAUSE).await;
     let scene = Scene::new(kit);
     let others = Scene::new(kit);
     let mut cards = filter_cards(kit, &scene, &others);
@@ -578,7 +573,7 @@ pub async fn queries_filter(kit: &Kit<'_>) {
         if let Some(to) = card.graph().after(card.state()).first()
             && let Err(error) = changes.move_card(&mut card, *to, &scene.stamp(), Why::code("moved"))
         {
-            panic!("queries_filter: {error}");
+            panic!("{CLAUSE}: {error}");
         }
         changes.put_card(card);
     }
@@ -600,11 +595,11 @@ pub async fn queries_filter(kit: &Kit<'_>) {
                 .map(|card| card.id)
                 .collect();
             let found: Vec<CardId> = store.cards_of(&holders, states).await.iter().map(|card| card.id).collect();
-            assert_eq!(found.len(), expected.len(), "queries_filter: cards of {holders:?} in {states:?}");
+            assert_eq!(found.len(), expected.len(), "{CLAUSE}: cards of {holders:?} in {states:?}");
             assert_eq!(
                 found.into_iter().collect::<BTreeSet<_>>(),
                 expected,
-                "queries_filter: cards of {holders:?} in {states:?}"
+                "{CLAUSE}: cards of {holders:?} in {states:?}"
             );
         }
     }
@@ -615,7 +610,8 @@ pub async fn queries_filter(kit: &Kit<'_>) {
 
 /// A claim gives each due open job to one caller, earliest due first.
 pub async fn claim_gives_due_open_jobs_once(kit: &Kit<'_>) {
-    let store = Store::open(kit).await;
+    const CLAUSE: &str = "claim_gives_due_open_jobs_once";
+    let store = Store::open(kit, CLAUSE).await;
     let scene = Scene::new(kit);
     // Open, and the earliest due first.
     let mut jobs = scene.jobs_of_every_kind(kit, CardId::new(kit.id()));
@@ -640,46 +636,42 @@ pub async fn claim_gives_due_open_jobs_once(kit: &Kit<'_>) {
     assert_eq!(
         ids(&claimed),
         ids(notify.iter().copied()),
-        "claim_gives_due_open_jobs_once: the earliest due of the wanted kind, not more than wanted"
+        "{CLAUSE}: the earliest due of the wanted kind, not more than wanted"
     );
     for (claimed, job) in claimed.iter().zip(notify) {
         let mut expected = raised(&raised(job));
         expected.claim.clone_from(&claimed.claim);
-        assert_eq!(*claimed, expected, "claim_gives_due_open_jobs_once: a claim raises the version by one");
+        assert_eq!(*claimed, expected, "{CLAUSE}: a claim raises the version by one");
         let worker = claimed.claim.as_ref().map(|claim| claim.worker.as_str());
-        assert_eq!(worker, Some(WORKER), "claim_gives_due_open_jobs_once: a claimed job says who has claimed it");
+        assert_eq!(worker, Some(WORKER), "{CLAUSE}: a claimed job says who has claimed it");
     }
-    same(&store.jobs(&ids(&claimed)).await, &claimed, "claim_gives_due_open_jobs_once: claimed jobs");
+    store.same(&store.jobs(&ids(&claimed)).await, &claimed, "claimed jobs");
     left.retain(|id| !ids(&claimed).contains(id));
 
     let next = ids(&store.claim(&scene.claim(kit, 2)).await);
-    assert_eq!(next, left[..2], "claim_gives_due_open_jobs_once: the earliest due that nobody has claimed");
+    assert_eq!(next, left[..2], "{CLAUSE}: the earliest due that nobody has claimed");
     left.retain(|id| !next.contains(id));
 
     let some = vec![left[2], next[0], left[0], claimed[0].id];
     let next = ids(&store.claim(&ClaimRequest { ids: some, run: None, ..scene.claim(kit, 9) }).await);
-    assert_eq!(next, [left[0], left[2]], "claim_gives_due_open_jobs_once: the wanted ids that nobody has claimed");
+    assert_eq!(next, [left[0], left[2]], "{CLAUSE}: the wanted ids that nobody has claimed");
     left.retain(|id| !next.contains(id));
 
     assert_eq!(
         ids(&store.claim(&scene.claim(kit, 99)).await),
         left,
-        "claim_gives_due_open_jobs_once: what is left of the run, and neither closed jobs nor those that are not due"
+        "{CLAUSE}: what is left of the run, and neither closed jobs nor those that are not due"
     );
-    assert_eq!(
-        ids(&store.claim(&scene.claim(kit, 99)).await),
-        [],
-        "claim_gives_due_open_jobs_once: a claimed job is not given again"
-    );
+    assert_eq!(ids(&store.claim(&scene.claim(kit, 99)).await), [], "{CLAUSE}: a claimed job is not given again");
     assert_eq!(
         ids(&store.claim(&ClaimRequest { early: true, ..scene.claim(kit, 99) }).await),
         [later.id],
-        "claim_gives_due_open_jobs_once: an early claim gives what is not due yet"
+        "{CLAUSE}: an early claim gives what is not due yet"
     );
     let found = store.jobs(&[other.id]).await;
     assert!(
         found.iter().all(|job| job.version == 1 && job.claim.is_none()),
-        "claim_gives_due_open_jobs_once: the jobs of other runs are left alone"
+        "{CLAUSE}: the jobs of other runs are left alone"
     );
 
     let scene = Scene::new(kit);
@@ -688,7 +680,7 @@ pub async fn claim_gives_due_open_jobs_once(kit: &Kit<'_>) {
     store.commit(&ChangeSet { jobs, ..ChangeSet::new() }).await;
     let mut calls: Vec<BoxFuture<'static, Vec<JobId>>> = Vec::new();
     for _ in 0..8 {
-        let (store, request) = (Store::open(kit).await, scene.claim(kit, 3));
+        let (store, request) = (Store::open(kit, CLAUSE).await, scene.claim(kit, 3));
         calls.push(Box::pin(async move {
             let mut given = Vec::new();
             for _ in 0..3 {
@@ -699,13 +691,14 @@ pub async fn claim_gives_due_open_jobs_once(kit: &Kit<'_>) {
     }
     let mut given: Vec<JobId> = kit.at_once(calls).await.into_iter().flatten().collect();
     given.extend(ids(&store.claim(&scene.claim(kit, 99)).await));
-    assert_eq!(given.len(), all.len(), "claim_gives_due_open_jobs_once: eight callers got each job exactly once");
-    assert_eq!(given.into_iter().collect::<BTreeSet<_>>(), all, "claim_gives_due_open_jobs_once: none is left out");
+    assert_eq!(given.len(), all.len(), "{CLAUSE}: eight callers got each job exactly once");
+    assert_eq!(given.into_iter().collect::<BTreeSet<_>>(), all, "{CLAUSE}: none is left out");
 }
 
 /// A claim ends when its lease does, and renewing keeps it while nobody else has claimed.
 pub async fn lease_ends_by_the_stores_clock(kit: &Kit<'_>) {
-    let (store, other) = (Store::open(kit).await, Store::open(kit).await);
+    const CLAUSE: &str = "lease_ends_by_the_stores_clock";
+    let (store, other) = (Store::open(kit, CLAUSE).await, Store::open(kit, CLAUSE).await);
     let scene = Scene::new(kit);
     let jobs = vec![scene.job(kit, place_order()), scene.job(kit, place_order())];
     let all = ids(&jobs);
@@ -716,54 +709,35 @@ pub async fn lease_ends_by_the_stores_clock(kit: &Kit<'_>) {
     let kept: Vec<(JobId, u64)> = kept.into_iter().collect();
 
     kit.pass_time(kit.quarters(2)).await;
-    assert_eq!(
-        ids(&other.claim(&scene.claim(kit, 9)).await),
-        [],
-        "lease_ends_by_the_stores_clock: it has not ended yet"
-    );
-    assert_eq!(
-        store.renew(&kept, kit.lease).await,
-        [all[0]],
-        "lease_ends_by_the_stores_clock: a held claim is renewed"
-    );
+    assert_eq!(ids(&other.claim(&scene.claim(kit, 9)).await), [], "{CLAUSE}: it has not ended yet");
+    assert_eq!(store.renew(&kept, kit.lease).await, [all[0]], "{CLAUSE}: a held claim is renewed");
     let wrong: Vec<(JobId, u64)> = kept.iter().map(|(id, version)| (*id, version - 1)).collect();
-    assert_eq!(
-        store.renew(&wrong, kit.lease).await,
-        [],
-        "lease_ends_by_the_stores_clock: another version is not renewed"
-    );
+    assert_eq!(store.renew(&wrong, kit.lease).await, [], "{CLAUSE}: another version is not renewed");
     let read = store.jobs(&all[..1]).await;
-    assert_eq!(self::versions(&read), kept, "lease_ends_by_the_stores_clock: renewing leaves the version as it is");
+    assert_eq!(self::versions(&read), kept, "{CLAUSE}: renewing leaves the version as it is");
 
     kit.pass_time(kit.quarters(3)).await;
     let theirs = other.claim(&scene.claim(kit, 9)).await;
-    assert_eq!(
-        ids(&theirs),
-        [all[1]],
-        "lease_ends_by_the_stores_clock: the claim that was not renewed can be claimed, the other cannot"
-    );
+    assert_eq!(ids(&theirs), [all[1]], "{CLAUSE}: the claim that was not renewed can be claimed, the other cannot");
     let before: Vec<u64> = versions.iter().filter(|(id, _)| *id == all[1]).map(|(_, version)| version + 1).collect();
     assert_eq!(
         theirs.iter().map(|job| job.version).collect::<Vec<_>>(),
         before,
-        "lease_ends_by_the_stores_clock: claiming from another raises the version too"
+        "{CLAUSE}: claiming from another raises the version too"
     );
     let lost: Vec<(JobId, u64)> = versions.iter().copied().filter(|(id, _)| *id == all[1]).collect();
-    assert_eq!(store.renew(&lost, kit.lease).await, [], "lease_ends_by_the_stores_clock: a lost claim is not renewed");
+    assert_eq!(store.renew(&lost, kit.lease).await, [], "{CLAUSE}: a lost claim is not renewed");
     let job = mine.iter().filter(|job| job.id == all[1]).cloned().collect();
     store.refused(&ChangeSet { jobs: job, ..ChangeSet::new() }, "a job whose claim was lost").await;
 
     kit.pass_time(kit.quarters(3)).await;
-    assert_eq!(
-        ids(&other.claim(&scene.claim(kit, 9)).await),
-        [all[0]],
-        "lease_ends_by_the_stores_clock: a renewed lease ends as well"
-    );
+    assert_eq!(ids(&other.claim(&scene.claim(kit, 9)).await), [all[0]], "{CLAUSE}: a renewed lease ends as well");
 }
 
 /// A release ends the claims of exactly the versions given.
 pub async fn released_job_can_be_claimed_at_once(kit: &Kit<'_>) {
-    let (store, other) = (Store::open(kit).await, Store::open(kit).await);
+    const CLAUSE: &str = "released_job_can_be_claimed_at_once";
+    let (store, other) = (Store::open(kit, CLAUSE).await, Store::open(kit, CLAUSE).await);
     let scene = Scene::new(kit);
     let jobs: Vec<Job> = (0..3).map(|_| scene.job(kit, place_order())).collect();
     let all = ids(&jobs);
@@ -772,27 +746,25 @@ pub async fn released_job_can_be_claimed_at_once(kit: &Kit<'_>) {
     let version = |id: JobId| mine.iter().find(|job| job.id == id).map_or(0, |job| job.version);
     store.release(&[(all[0], version(all[0])), (all[1], version(all[1]) - 1), (JobId::new(kit.id()), 1)]).await;
     let theirs = other.claim(&scene.claim(kit, 9)).await;
-    assert_eq!(ids(&theirs), [all[0]], "released_job_can_be_claimed_at_once: the released job and no other");
-    assert!(
-        theirs.iter().all(|job| job.version > version(job.id)),
-        "released_job_can_be_claimed_at_once: the new claim has another version"
-    );
+    assert_eq!(ids(&theirs), [all[0]], "{CLAUSE}: the released job and no other");
+    assert!(theirs.iter().all(|job| job.version > version(job.id)), "{CLAUSE}: the new claim has another version");
     store.release(&[(all[0], version(all[0]))]).await;
     assert_eq!(
         ids(&store.claim(&scene.claim(kit, 9)).await),
         [],
-        "released_job_can_be_claimed_at_once: a late release does not end the claim of another"
+        "{CLAUSE}: a late release does not end the claim of another"
     );
     assert_eq!(
         store.renew(&[(all[2], version(all[2]))], kit.lease).await,
         [all[2]],
-        "released_job_can_be_claimed_at_once: claims that were not released go on"
+        "{CLAUSE}: claims that were not released go on"
     );
 }
 
 /// Only who holds the version given stores an attempt or commits a job.
 pub async fn attempt_is_fenced(kit: &Kit<'_>) {
-    let (store, other) = (Store::open(kit).await, Store::open(kit).await);
+    const CLAUSE: &str = "attempt_is_fenced";
+    let (store, other) = (Store::open(kit, CLAUSE).await, Store::open(kit, CLAUSE).await);
     let scene = Scene::new(kit);
     let jobs: Vec<Job> = (0..2).map(|_| scene.job(kit, place_order())).collect();
     let all = ids(&jobs);
@@ -800,7 +772,7 @@ pub async fn attempt_is_fenced(kit: &Kit<'_>) {
     let mut mine = store.claim(&scene.claim(kit, 9)).await;
     mine.sort_by_key(|job| all.iter().position(|id| *id == job.id));
     let Ok([first, second]) = <[Job; 2]>::try_from(mine) else {
-        panic!("attempt_is_fenced: both open jobs must be claimable");
+        panic!("{CLAUSE}: both open jobs must be claimable");
     };
     kit.pass_time(kit.quarters(3)).await;
 
@@ -811,61 +783,58 @@ pub async fn attempt_is_fenced(kit: &Kit<'_>) {
         (JobId::new(kit.id()), 1, attempt.clone()),
     ];
     let given = store.record_attempts(&attempts, kit.lease).await;
-    assert_eq!(ids(&given), [first.id], "attempt_is_fenced: only the job that has the version given");
+    assert_eq!(ids(&given), [first.id], "{CLAUSE}: only the job that has the version given");
     let tried = given[0].clone();
     let mut expected = first.clone();
     expected.version += 1;
     expected.attempts += 1;
     expected.attempt = Some(attempt.clone());
     expected.claim = tried.claim.clone();
-    assert_eq!(tried, expected, "attempt_is_fenced: the attempt, its count and the version, and nothing else");
+    assert_eq!(tried, expected, "{CLAUSE}: the attempt, its count and the version, and nothing else");
     assert!(
         tried.claim.as_ref().map(|claim| claim.until) > first.claim.as_ref().map(|claim| claim.until),
-        "attempt_is_fenced: storing an attempt renews the lease"
+        "{CLAUSE}: storing an attempt renews the lease"
     );
-    same(&store.jobs(&[first.id, second.id]).await, &[tried.clone(), second.clone()], "attempt_is_fenced: the jobs");
+    store.same(&store.jobs(&[first.id, second.id]).await, &[tried.clone(), second.clone()], "the jobs");
     let late = store.record_attempts(&[(first.id, first.version, attempt.clone())], kit.lease).await;
-    assert_eq!(ids(&late), [], "attempt_is_fenced: the version before stores no second attempt");
+    assert_eq!(ids(&late), [], "{CLAUSE}: the version before stores no second attempt");
     store.refused(&ChangeSet { jobs: vec![first.clone()], ..ChangeSet::new() }, "a job under the version before").await;
 
     kit.pass_time(kit.quarters(3)).await;
     let theirs = other.claim(&scene.claim(kit, 9)).await;
-    assert_eq!(ids(&theirs), [second.id], "attempt_is_fenced: the lease of the attempt has not ended, the other has");
+    assert_eq!(ids(&theirs), [second.id], "{CLAUSE}: the lease of the attempt has not ended, the other has");
     let late = [(second.id, second.version, second.next_attempt(scene.at))];
     assert_eq!(
         ids(&store.record_attempts(&late, kit.lease).await),
         [],
-        "attempt_is_fenced: who has lost a claim stores no attempt"
+        "{CLAUSE}: who has lost a claim stores no attempt"
     );
     store.refused(&ChangeSet { jobs: vec![second], ..ChangeSet::new() }, "a job whose claim was lost").await;
-    same(&store.jobs(&[theirs[0].id]).await, &theirs, "attempt_is_fenced: jobs of others");
+    store.same(&store.jobs(&[theirs[0].id]).await, &theirs, "jobs of others");
 
     // A commit with the claim keeps it; one without gives it back.
     let mut kept = tried;
     kept.remark = Some("looked".to_owned());
     store.commit(&ChangeSet { jobs: vec![kept.clone()], ..ChangeSet::new() }).await;
     kept.version += 1;
-    assert_eq!(
-        ids(&other.claim(&scene.claim(kit, 9)).await),
-        [],
-        "attempt_is_fenced: a commit with the claim keeps it"
-    );
+    assert_eq!(ids(&other.claim(&scene.claim(kit, 9)).await), [], "{CLAUSE}: a commit with the claim keeps it");
     kept.claim = None;
     kept.attempt = None;
     store.commit(&ChangeSet { jobs: vec![kept.clone()], ..ChangeSet::new() }).await;
     assert_eq!(
         ids(&other.claim(&scene.claim(kit, 9)).await),
         [kept.id],
-        "attempt_is_fenced: a commit without the claim gives the job back"
+        "{CLAUSE}: a commit without the claim gives the job back"
     );
 }
 
 /// Many callers that raise one record draw each number once.
 pub async fn numbers_are_never_drawn_twice(kit: &Kit<'_>) {
+    const CLAUSE: &str = "numbers_are_never_drawn_twice";
     const CALLERS: usize = 8;
     const ROUNDS: u64 = 3;
     const DRAWS: u64 = 5;
-    let store = Store::open(kit).await;
+    let store = Store::open(kit, CLAUSE).await;
     let scene = Scene::new(kit);
     let key = scene.record(kit).key;
     let object = StoredId::Object(ObjectId::Record(key.clone()));
@@ -874,24 +843,24 @@ pub async fn numbers_are_never_drawn_twice(kit: &Kit<'_>) {
     for round in 0..ROUNDS {
         let mut calls: Vec<BoxFuture<'static, Result<(), Vec<Conflict>>>> = Vec::new();
         for _ in 0..CALLERS {
-            let store = Store::open(kit).await;
+            let store = Store::open(kit, CLAUSE).await;
             let records = vec![store.next_number(&key).await];
             calls.push(Box::pin(async move { store.try_commit(&ChangeSet { records, ..ChangeSet::new() }).await }));
         }
         let results = kit.at_once(calls).await;
         let winners = results.iter().filter(|result| result.is_ok()).count();
-        assert_eq!(winners, 1, "numbers_are_never_drawn_twice: of {CALLERS} callers one must win");
+        assert_eq!(winners, 1, "{CLAUSE}: of {CALLERS} callers one must win");
         for conflicts in results.into_iter().filter_map(Result::err) {
             assert!(
                 matches!(&conflicts[..], [Conflict::Version { object: named, expected, .. }]
                     if *named == object && *expected == round),
-                "numbers_are_never_drawn_twice: who does not win gets a conflict, not {conflicts:?}"
+                "{CLAUSE}: who does not win gets a conflict, not {conflicts:?}"
             );
         }
     }
     let mut calls: Vec<BoxFuture<'static, Vec<u64>>> = Vec::new();
     for _ in 0..CALLERS {
-        let (store, key) = (Store::open(kit).await, key.clone());
+        let (store, key) = (Store::open(kit, CLAUSE).await, key.clone());
         calls.push(Box::pin(async move {
             let mut drawn = Vec::new();
             while (drawn.len() as u64) < DRAWS {
@@ -912,13 +881,14 @@ pub async fn numbers_are_never_drawn_twice(kit: &Kit<'_>) {
     assert_eq!(
         record.first().map(|record| (record.version, record.value.clone())),
         Some((last, json!(last))),
-        "numbers_are_never_drawn_twice: the record counts every draw"
+        "{CLAUSE}: the record counts every draw"
     );
 }
 
 /// The entries of an object come in the order of its chain, page by page.
 pub async fn history_is_in_order(kit: &Kit<'_>) {
-    let store = Store::open(kit).await;
+    const CLAUSE: &str = "history_is_in_order";
+    let store = Store::open(kit, CLAUSE).await;
     let scene = Scene::new(kit);
     let (mut card, entry) = scene.card(kit);
     let (mut other, other_entry) = scene.card(kit);
@@ -967,32 +937,29 @@ pub async fn history_is_in_order(kit: &Kit<'_>) {
     ] {
         let object = &chain[0].object;
         let found = store.history(object, 0, 100).await;
-        assert_eq!(found, *chain, "history_is_in_order: all entries of {object}");
+        assert_eq!(found, *chain, "{CLAUSE}: all entries of {object}");
         if let Err(error) = verify_chain(object, &found, head, &scene.key) {
-            panic!("history_is_in_order: {error}");
+            panic!("{CLAUSE}: {error}");
         }
-        assert_eq!(store.history(object, 3, 2).await, chain[3..5], "history_is_in_order: a page of {object}");
-        assert_eq!(
-            store.history(object, chain.len() as u64, 9).await,
-            [],
-            "history_is_in_order: nothing after the end"
-        );
+        assert_eq!(store.history(object, 3, 2).await, chain[3..5], "{CLAUSE}: a page of {object}");
+        assert_eq!(store.history(object, chain.len() as u64, 9).await, [], "{CLAUSE}: nothing after the end");
     }
     let unknown = ObjectId::Card(CardId::new(kit.id()));
-    assert_eq!(store.history(&unknown, 0, 9).await, [], "history_is_in_order: an unknown object has no history");
+    assert_eq!(store.history(&unknown, 0, 9).await, [], "{CLAUSE}: an unknown object has no history");
 }
 
 /// Who follows the feed while others write misses nothing and sees nothing twice.
 pub async fn feed_loses_nothing(kit: &Kit<'_>) {
+    const CLAUSE: &str = "feed_loses_nothing";
     const WRITERS: usize = 4;
     const COMMITS: usize = 12;
-    let store = Store::open(kit).await;
+    let store = Store::open(kit, CLAUSE).await;
     let scene = Scene::new(kit);
     let mut start = None;
     loop {
         let page = store.changes_since(start.as_deref(), 1_000).await;
         if page.entries.is_empty() {
-            assert_eq!(page.cursor, start, "feed_loses_nothing: an empty page has the cursor that was asked with");
+            assert_eq!(page.cursor, start, "{CLAUSE}: an empty page has the cursor that was asked with");
             break;
         }
         start = page.cursor;
@@ -1001,7 +968,7 @@ pub async fn feed_loses_nothing(kit: &Kit<'_>) {
     let mut chains = BTreeMap::new();
     let mut calls: Vec<BoxFuture<'static, Vec<(String, HistoryEntry)>>> = Vec::new();
     for _ in 0..WRITERS {
-        let store = Store::open(kit).await;
+        let store = Store::open(kit, CLAUSE).await;
         let (mut card, mut entry) = scene.card(kit);
         let mut changes = Vec::new();
         let mut chain = Vec::new();
@@ -1020,7 +987,7 @@ pub async fn feed_loses_nothing(kit: &Kit<'_>) {
             Vec::new()
         }));
     }
-    let reader = Store::open(kit).await;
+    let reader = Store::open(kit, CLAUSE).await;
     let own: BTreeSet<ObjectId> = chains.keys().cloned().collect();
     let count = chains.values().map(Vec::len).sum();
     let from = start.clone();
@@ -1032,38 +999,39 @@ pub async fn feed_loses_nothing(kit: &Kit<'_>) {
     for (_, entry) in &live {
         seen.entry(entry.object.clone()).or_default().push(entry.clone());
     }
-    assert_eq!(seen, chains, "feed_loses_nothing: who follows the feed sees every entry once and in order");
+    assert_eq!(seen, chains, "{CLAUSE}: who follows the feed sees every entry once and in order");
     let later = store.follow(start, 1_000, &own, count).await;
-    assert_eq!(later, live, "feed_loses_nothing: a second walk sees the same in the same order");
+    assert_eq!(later, live, "{CLAUSE}: a second walk sees the same in the same order");
     for place in [0, count / 2, count - 2] {
         let rest = store.follow(Some(live[place].0.clone()), 7, &own, count - place - 1).await;
-        assert_eq!(rest, live[place + 1..], "feed_loses_nothing: a cursor goes on after its entry");
+        assert_eq!(rest, live[place + 1..], "{CLAUSE}: a cursor goes on after its entry");
     }
 }
 
 /// What was stored is there for handles that are opened later.
 pub async fn stored_is_stored(kit: &Kit<'_>) {
+    const CLAUSE: &str = "stored_is_stored";
     let scene = Scene::new(kit);
     let everything = Everything::new(kit, &scene);
-    let first = Store::open(kit).await;
+    let first = Store::open(kit, CLAUSE).await;
     first.commit(&everything.changes()).await;
     let claimed = first.claim(&scene.claim(kit, 9)).await;
-    assert_eq!(ids(&claimed), [everything.job.id], "stored_is_stored: an open job can be claimed");
+    assert_eq!(ids(&claimed), [everything.job.id], "{CLAUSE}: an open job can be claimed");
     drop(first);
-    let second = Store::open(kit).await;
-    same(&second.jobs(&[everything.job.id]).await, &claimed, "stored_is_stored: claimed jobs");
+    let second = Store::open(kit, CLAUSE).await;
+    second.same(&second.jobs(&[everything.job.id]).await, &claimed, "claimed jobs");
     second.release(&versions(&claimed)).await;
     let mut job = claimed[0].clone();
     job.version -= 1;
     job.claim = None;
     drop(second);
-    let third = Store::open(kit).await;
+    let third = Store::open(kit, CLAUSE).await;
     let mut found = third.jobs(&[job.id]).await;
     for found in &mut found {
-        assert!(found.claim.is_none(), "stored_is_stored: a release is stored too");
+        assert!(found.claim.is_none(), "{CLAUSE}: a release is stored too");
         found.version = 1;
     }
-    same(&found, &[job], "stored_is_stored: released jobs");
+    third.same(&found, &[job], "released jobs");
     everything.assert_stored(&third, "after the store was opened again").await;
 }
 
@@ -1108,32 +1076,32 @@ impl Everything {
     }
 
     async fn assert_stored(&self, store: &Store, when: &str) {
-        same(&store.cards(&[self.card.id]).await, &[raised(&self.card)], when);
-        same(&store.certificates(&[self.certificate.id]).await, &[raised(&self.certificate)], when);
-        same(&store.requests(&[self.request.id]).await, &[raised(&self.request)], when);
+        store.same(&store.cards(&[self.card.id]).await, &[raised(&self.card)], when);
+        store.same(&store.certificates(&[self.certificate.id]).await, &[raised(&self.certificate)], when);
+        store.same(&store.requests(&[self.request.id]).await, &[raised(&self.request)], when);
         // The job may have been claimed since.
         assert_eq!(ids(&store.jobs(&[self.job.id]).await), [self.job.id], "{when}");
-        same(&store.records(std::slice::from_ref(&self.record.key)).await, &[raised(&self.record)], when);
-        same(
+        store.same(&store.records(std::slice::from_ref(&self.record.key)).await, &[raised(&self.record)], when);
+        store.same(
             &store.reservations(std::slice::from_ref(&self.reservation.key)).await,
             std::slice::from_ref(&self.reservation),
             when,
         );
         for entry in &self.history {
-            same(&store.history(&entry.object, 0, 9).await, std::slice::from_ref(entry), when);
+            store.same(&store.history(&entry.object, 0, 9).await, std::slice::from_ref(entry), when);
         }
     }
 
     async fn assert_absent(&self, store: &Store, spoiler: &str) {
-        let what = format!("commit_is_atomic: what a commit that was refused for {spoiler} has stored");
-        same(&store.cards(&[self.card.id]).await, &[], &what);
-        same(&store.certificates(&[self.certificate.id]).await, &[], &what);
-        same(&store.requests(&[self.request.id]).await, &[], &what);
-        same(&store.jobs(&[self.job.id]).await, &[], &what);
-        same(&store.records(std::slice::from_ref(&self.record.key)).await, &[], &what);
-        same(&store.reservations(std::slice::from_ref(&self.reservation.key)).await, &[], &what);
+        let what = format!("what a commit that was refused for {spoiler} has stored");
+        store.same(&store.cards(&[self.card.id]).await, &[], &what);
+        store.same(&store.certificates(&[self.certificate.id]).await, &[], &what);
+        store.same(&store.requests(&[self.request.id]).await, &[], &what);
+        store.same(&store.jobs(&[self.job.id]).await, &[], &what);
+        store.same(&store.records(std::slice::from_ref(&self.record.key)).await, &[], &what);
+        store.same(&store.reservations(std::slice::from_ref(&self.reservation.key)).await, &[], &what);
         for entry in &self.history {
-            same(&store.history(&entry.object, 0, 9).await, &[], &what);
+            store.same(&store.history(&entry.object, 0, 9).await, &[], &what);
         }
     }
 }
@@ -1661,45 +1629,48 @@ fn raised<T: Versioned>(object: &T) -> T {
     object
 }
 
-/// Asserts that these are the same, in any order.
-fn same<T: Stored>(found: &[T], expected: &[T], what: &str) {
-    let sorted = |objects: &[T]| {
-        let mut objects = objects.to_vec();
-        objects.sort_by_key(Stored::key);
-        objects
-    };
-    assert_eq!(sorted(found), sorted(expected), "these must be as they were stored: {what}");
+/// A handle onto the store under test. Tries again what the store calls transient; any other error is a panic.
+struct Store {
+    clause: &'static str,
+    store: Arc<dyn CardRepository>,
 }
 
-/// A handle onto the store under test. Tries again what the store calls transient; any other error is a panic.
-struct Store(Arc<dyn CardRepository>);
-
 impl Store {
-    async fn open(kit: &Kit<'_>) -> Self {
-        Self(kit.factory.open().await)
+    async fn open(kit: &Kit<'_>, clause: &'static str) -> Self {
+        Self { clause, store: kit.factory.open().await }
+    }
+
+    /// Asserts that these are the same, in any order.
+    fn same<T: Stored>(&self, found: &[T], expected: &[T], what: &str) {
+        let sorted = |objects: &[T]| {
+            let mut objects = objects.to_vec();
+            objects.sort_by_key(Stored::key);
+            objects
+        };
+        assert_eq!(sorted(found), sorted(expected), "{}: these must be as they were stored: {what}", self.clause);
     }
 
     /// Commits what must be stored.
     async fn commit(&self, changes: &ChangeSet) {
         if let Err(conflicts) = self.try_commit(changes).await {
-            panic!("a commit that nothing stands against was refused: {conflicts:?}");
+            panic!("{}: a commit that nothing stands against was refused: {conflicts:?}", self.clause);
         }
     }
 
     /// Commits what must be refused, and gives the conflicts in order.
     async fn refused(&self, changes: &ChangeSet, what: &str) -> Vec<Conflict> {
         match self.try_commit(changes).await {
-            Ok(()) => panic!("this was stored and must be refused: {what}"),
+            Ok(()) => panic!("{}: this was stored and must be refused: {what}", self.clause),
             Err(conflicts) => conflicts,
         }
     }
 
     async fn try_commit(&self, changes: &ChangeSet) -> Result<(), Vec<Conflict>> {
-        patient("commit", || async {
-            match self.0.commit(changes).await {
+        self.patient("commit", || async {
+            match self.store.commit(changes).await {
                 Ok(()) => Ok(Ok(())),
                 Err(CommitError::Conflicts(mut conflicts)) => {
-                    assert!(!conflicts.is_empty(), "a refused commit must name its conflicts");
+                    assert!(!conflicts.is_empty(), "{}: a refused commit must name its conflicts", self.clause);
                     conflicts.sort();
                     Ok(Err(conflicts))
                 }
@@ -1710,21 +1681,21 @@ impl Store {
     }
 
     async fn cards(&self, ids: &[CardId]) -> Vec<Card> {
-        patient("cards", || self.0.cards(ids)).await
+        self.patient("cards", || self.store.cards(ids)).await
     }
 
     async fn card_page(&self, query: &CardQuery, after: Option<CardId>, limit: usize) -> Vec<Card> {
-        let page = patient("card_page", || self.0.card_page(query, after, limit)).await;
+        let page = self.patient("card_page", || self.store.card_page(query, after, limit)).await;
         assert_page(page.iter().map(|found| found.id), after, limit);
         page
     }
 
     async fn cards_of(&self, holders: &[UserId], states: &[CardState]) -> Vec<Card> {
-        patient("cards_of", || self.0.cards_of(holders, states)).await
+        self.patient("cards_of", || self.store.cards_of(holders, states)).await
     }
 
     async fn certificates(&self, ids: &[CertificateId]) -> Vec<Certificate> {
-        patient("certificates", || self.0.certificates(ids)).await
+        self.patient("certificates", || self.store.certificates(ids)).await
     }
 
     async fn certificate_page(
@@ -1733,23 +1704,23 @@ impl Store {
         after: Option<CertificateId>,
         limit: usize,
     ) -> Vec<Certificate> {
-        let page = patient("certificate_page", || self.0.certificate_page(query, after, limit)).await;
+        let page = self.patient("certificate_page", || self.store.certificate_page(query, after, limit)).await;
         assert_page(page.iter().map(|found| found.id), after, limit);
         page
     }
 
     async fn requests(&self, ids: &[RequestId]) -> Vec<ApprovalRequest> {
-        patient("requests", || self.0.requests(ids)).await
+        self.patient("requests", || self.store.requests(ids)).await
     }
 
     async fn request_page(&self, query: &RequestQuery, after: Option<RequestId>, limit: usize) -> Vec<ApprovalRequest> {
-        let page = patient("request_page", || self.0.request_page(query, after, limit)).await;
+        let page = self.patient("request_page", || self.store.request_page(query, after, limit)).await;
         assert_page(page.iter().map(|found| found.id), after, limit);
         page
     }
 
     async fn records(&self, keys: &[String]) -> Vec<Record> {
-        patient("records", || self.0.records(keys)).await
+        self.patient("records", || self.store.records(keys)).await
     }
 
     /// The record of a number range as it is, raised by one and not stored yet.
@@ -1761,41 +1732,55 @@ impl Store {
     }
 
     async fn reservations(&self, keys: &[String]) -> Vec<Reservation> {
-        patient("reservations", || self.0.reservations(keys)).await
+        self.patient("reservations", || self.store.reservations(keys)).await
     }
 
     async fn jobs(&self, ids: &[JobId]) -> Vec<Job> {
-        patient("jobs", || self.0.jobs(ids)).await
+        self.patient("jobs", || self.store.jobs(ids)).await
     }
 
     async fn job_page(&self, query: &JobQuery, after: Option<JobId>, limit: usize) -> Vec<Job> {
-        let page = patient("job_page", || self.0.job_page(query, after, limit)).await;
+        let page = self.patient("job_page", || self.store.job_page(query, after, limit)).await;
         assert_page(page.iter().map(|found| found.id), after, limit);
         page
     }
 
     async fn claim(&self, request: &ClaimRequest) -> Vec<Job> {
-        patient("claim", || self.0.claim(request)).await
+        self.patient("claim", || self.store.claim(request)).await
     }
 
     async fn renew(&self, jobs: &[(JobId, u64)], lease: Duration) -> Vec<JobId> {
-        patient("renew", || self.0.renew(jobs, lease)).await
+        self.patient("renew", || self.store.renew(jobs, lease)).await
     }
 
     async fn release(&self, jobs: &[(JobId, u64)]) {
-        patient("release", || self.0.release(jobs)).await;
+        self.patient("release", || self.store.release(jobs)).await;
     }
 
     async fn record_attempts(&self, attempts: &[(JobId, u64, Attempt)], lease: Duration) -> Vec<Job> {
-        patient("record_attempts", || self.0.record_attempts(attempts, lease)).await
+        self.patient("record_attempts", || self.store.record_attempts(attempts, lease)).await
     }
 
     async fn history(&self, object: &ObjectId, after: u64, limit: usize) -> Vec<HistoryEntry> {
-        patient("history", || self.0.history(object, after, limit)).await
+        self.patient("history", || self.store.history(object, after, limit)).await
     }
 
     async fn changes_since(&self, cursor: Option<&str>, limit: usize) -> FeedPage {
-        patient("changes_since", || self.0.changes_since(cursor, limit)).await
+        self.patient("changes_since", || self.store.changes_since(cursor, limit)).await
+    }
+
+    async fn patient<T, F>(&self, call: &str, attempt: impl Fn() -> F) -> T
+    where
+        F: Future<Output = Result<T, RepositoryError>>,
+    {
+        for _ in 0..TRIES {
+            match attempt().await {
+                Ok(value) => return value,
+                Err(error) if error.is_transient() => SystemClock.sleep(PAUSE).await,
+                Err(error) => panic!("{}: {call} failed: {error}", self.clause),
+            }
+        }
+        panic!("{}: {call} was unavailable {TRIES} times in a row", self.clause);
     }
 
     /// Follows the feed until so many entries of these objects were seen, and a little further.
@@ -1839,17 +1824,3 @@ fn assert_page<I: Ord + Copy>(page: impl ExactSizeIterator<Item = I> + Clone, af
 
 const TRIES: u32 = 1_000;
 const PAUSE: Duration = Duration::from_millis(5);
-
-async fn patient<T, F>(call: &str, attempt: impl Fn() -> F) -> T
-where
-    F: Future<Output = Result<T, RepositoryError>>,
-{
-    for _ in 0..TRIES {
-        match attempt().await {
-            Ok(value) => return value,
-            Err(error) if error.is_transient() => SystemClock.sleep(PAUSE).await,
-            Err(error) => panic!("{call} failed: {error}"),
-        }
-    }
-    panic!("{call} was unavailable {TRIES} times in a row");
-}

@@ -144,6 +144,10 @@ pub async fn one_certificate_per_key(kit: &Kit<'_, dyn CaFactory>) {
     }
     let other = ca.issued(&ca.order()).await;
     assert_ne!(name(&other), name(&first), "{CLAUSE}: the certificate of another key must have another serial number");
+    drop(ca);
+    kit.factory.pass_time(STEP).await;
+    let ca = Ca::open(kit, CLAUSE).await;
+    assert_eq!(ca.issued(&order).await, first, "{CLAUSE}: also once the CA was opened again");
 
     for _ in 0..4 {
         let contested = ca.order();
@@ -199,6 +203,9 @@ pub async fn found_is_what_was_issued(kit: &Kit<'_, dyn CaFactory>) {
     };
     assert_found(&ca, "once it was issued").await;
     assert_found(&Ca::open(kit, CLAUSE).await, "by another handle").await;
+    drop(ca);
+    let ca = Ca::open(kit, CLAUSE).await;
+    assert_found(&ca, "opened again").await;
     match ca.find(&ca.order().key).await {
         Found::Nothing => {}
         found => panic!("{CLAUSE}: under another key there must be nothing, not {found:?}"),
@@ -304,8 +311,8 @@ pub async fn repeating_changes_nothing(kit: &Kit<'_, dyn CaFactory>) {
 /// Nothing brings a revoked certificate back, whether it was valid or on hold.
 pub async fn revoked_stays_revoked(kit: &Kit<'_, dyn CaFactory>) {
     const CLAUSE: &str = "revoked_stays_revoked";
-    let ca = Ca::open(kit, CLAUSE).await;
     for hold_first in [false, true] {
+        let ca = Ca::open(kit, CLAUSE).await;
         let issued = ca.issued(&ca.order()).await;
         if hold_first {
             ca.hold(&issued).await;
@@ -320,6 +327,9 @@ pub async fn revoked_stays_revoked(kit: &Kit<'_, dyn CaFactory>) {
         }
         kit.factory.pass_time(STEP).await;
         ca.assert_state(&issued, StateAtCa::Revoked, "an hour later").await;
+        drop(ca);
+        let ca = Ca::open(kit, CLAUSE).await;
+        ca.assert_state(&issued, StateAtCa::Revoked, "opened again").await;
     }
 }
 

@@ -1,54 +1,58 @@
 //! The kit with which hosts test their own adapters: one check for each clause of a contract.
 //!
 //! A host says with a factory how its adapter is opened, and runs `check_all` of the module for that trait, or each of its
-//! `clauses` as a test of its own. A check panics where a clause is not kept.
+//! `clauses` as a test of its own. A check panics where a clause is not kept, and names it.
 //!
 //! | trait | factory | checks |
 //! |---|---|---|
 //! | [`CardRepository`] | [`StoreFactory`] | [`card_repository`] |
+//! | [`UserRepository`](crate::host::UserRepository) | [`DirectoryFactory`] | [`user_repository`] |
+//! | [`GoCardsProvider`](crate::host::GoCardsProvider) | [`BureauFactory`] | [`go_cards_provider`] |
 //! | [`CertificateAuthority`](crate::host::CertificateAuthority) | [`CaFactory`] | [`certificate_authority`] |
 //! | [`CardPersonalizer`](crate::host::CardPersonalizer) | [`PersonalizerFactory`] | [`card_personalizer`] |
 //!
+//! The checks ask for error variants and not only for errors, let eight callers race over handles of their own, drop all
+//! handles and open the adapter again, and let time pass. What a factory cannot show or bring about is not checked: the more
+//! it can, the more is sure.
+//!
 //! The kit is harmless on a shared database: it makes fresh ids from a seed, claims only its own jobs, gives back nothing
 //! that others hold, and deletes nothing. It leaves what it has stored. One check, `feed_loses_nothing`, reads through the
-//! feed of changes once, and so takes its time on a large database. At a CA and a personalizer it leaves revoked
-//! certificates and cards for tests: give it a CA and a machine for tests.
+//! feed of changes once, and so takes its time on a large database. In a directory it reads, and lets only users of its own
+//! join and leave. At a bureau, a CA and a personalizer it leaves orders, revoked certificates and cards for tests: give it
+//! those for tests.
 //!
 //! # Examples
-//! ```
-//! use std::sync::Arc;
-//! use std::time::Duration;
+//! The whole test file of a host with a store of its own, for which the store in memory stands here:
 //!
-//! use cardwright::adapters::memory::{ManualClock, MemoryRepository};
+//! ```
+//! // tests/my_store.rs, with `cardwright = { version = "0.1", features = ["conformance"] }` below `[dev-dependencies]`
+//! use std::{sync::Arc, time::Duration};
+//!
+//! use cardwright::adapters::memory::{ManualClock, MemoryRepository as MyStore};
 //! use cardwright::conformance::{Call, Kit, StoreFactory, block_on, card_repository, on_threads};
 //! use cardwright::host::CardRepository;
 //!
-//! struct InMemory {
-//!     clock: ManualClock,
-//!     store: MemoryRepository,
-//! }
+//! struct Opened(ManualClock, MyStore);
 //!
 //! #[async_trait::async_trait]
-//! impl StoreFactory for InMemory {
-//!     async fn open(&self) -> Arc<dyn CardRepository> {
-//!         Arc::new(self.store.clone())
-//!     }
-//!
-//!     async fn pass_time(&self, duration: Duration) {
-//!         self.clock.advance(duration);
-//!     }
-//!
-//!     async fn at_once(&self, calls: Vec<Call>) {
-//!         on_threads(calls).await;
-//!     }
+//! impl StoreFactory for Opened {
+//!     async fn open(&self) -> Arc<dyn CardRepository> { Arc::new(self.1.clone()) }
+//!     async fn pass_time(&self, duration: Duration) { self.0.advance(duration) }
+//!     async fn at_once(&self, calls: Vec<Call>) { on_threads(calls).await }
 //! }
 //!
-//! let clock = ManualClock::new("2026-03-01T08:00:00Z".parse()?);
-//! let store = MemoryRepository::new(Arc::new(clock.clone()));
-//! let seed = uuid::Uuid::new_v4();
-//! block_on(card_repository::check_all(&Kit::new(&InMemory { clock, store }, seed)));
-//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! # /* A test among the documentation's examples would not be run: it is called below instead.
+//! #[test]
+//! # */
+//! fn my_store_keeps_every_clause() {
+//!     let clock = ManualClock::new("2026-03-01T08:00:00Z".parse().unwrap());
+//!     let store = MyStore::new(Arc::new(clock.clone()));
+//!     block_on(card_repository::check_all(&Kit::new(&Opened(clock, store), uuid::Uuid::new_v4())));
+//! }
+//! # my_store_keeps_every_clause();
 //! ```
+//!
+//! The modules of the other traits show theirs.
 
 use std::fmt;
 use std::future::Future;
@@ -66,6 +70,8 @@ use uuid::Uuid;
 
 use self::card_personalizer::PersonalizerFactory;
 use self::certificate_authority::CaFactory;
+use self::go_cards_provider::BureauFactory;
+use self::user_repository::DirectoryFactory;
 use crate::host::CardRepository;
 
 /// The list of a contract's clauses, and the functions that check one or all of them.
@@ -100,6 +106,8 @@ macro_rules! clauses {
 pub mod card_personalizer;
 pub mod card_repository;
 pub mod certificate_authority;
+pub mod go_cards_provider;
+pub mod user_repository;
 
 /// One of several calls that run at once.
 pub type Call = BoxFuture<'static, ()>;
@@ -170,8 +178,8 @@ pub fn block_on<T>(future: impl Future<Output = T>) -> T {
 
 /// What a check works with: the factory of what is under test, and a seed for ids of its own.
 ///
-/// [`new`](Self::new) makes one for a store, [`of_ca`](Self::of_ca) for a CA, [`of_personalizer`](Self::of_personalizer) for a
-/// personalizer.
+/// [`new`](Self::new) makes one for a store, [`of_directory`](Self::of_directory) for a directory, [`of_bureau`](Self::of_bureau)
+/// for a bureau, [`of_ca`](Self::of_ca) for a CA, [`of_personalizer`](Self::of_personalizer) for a personalizer.
 pub struct Kit<'a, F: ?Sized = dyn StoreFactory> {
     factory: &'a F,
     seed: Uuid,
@@ -212,6 +220,21 @@ impl<'a> Kit<'a> {
     /// Runs all at once and gives what they gave, in the order in which they ended.
     async fn at_once<T: Send + 'static>(&self, calls: Vec<BoxFuture<'static, T>>) -> Vec<T> {
         gather(calls, |calls| self.factory.at_once(calls)).await
+    }
+}
+
+impl<'a> Kit<'a, dyn DirectoryFactory> {
+    /// A kit for a directory. The users that it lets join have ids that derive from the seed: each kit needs another seed,
+    /// such as a random one.
+    pub fn of_directory(factory: &'a (dyn DirectoryFactory + 'static), seed: Uuid) -> Self {
+        Self::with(factory, seed)
+    }
+}
+
+impl<'a> Kit<'a, dyn BureauFactory> {
+    /// A kit for a provider, whose references all derive from the seed: each kit needs another seed, such as a random one.
+    pub fn of_bureau(factory: &'a (dyn BureauFactory + 'static), seed: Uuid) -> Self {
+        Self::with(factory, seed)
     }
 }
 

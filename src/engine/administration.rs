@@ -303,7 +303,7 @@ impl Engine {
             broken.push(BrokenScript::new(script, &wanted, problems, shipped.clone()));
         }
         let shipped = |script: &str| self.shipped.get(script).map(|(shipped, _)| shipped.clone());
-        Ok(Options::stored(&self.catalogue, sound, broken, shipped))
+        Ok(Options::stored(&self.defaults, sound, broken, shipped))
     }
 
     async fn script_at(&self, script: &str, hash: &str) -> Result<ScriptOptions, Error> {

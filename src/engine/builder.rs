@@ -48,13 +48,14 @@ impl EngineBuilder {
         Self { users: Some(Arc::new(users)), ..self }
     }
 
-    /// The bureau. Needed.
+    /// The bureau. Needed where cards are ordered.
     #[must_use]
     pub fn bureau(self, bureau: impl GoCardsProvider) -> Self {
         Self { bureau: Some(Arc::new(bureau)), ..self }
     }
 
-    /// The certificate authority. Needed where cards with certificates are made.
+    /// The certificate authority. Needed where cards with certificates are made. One that makes no keys, such as
+    /// [`LocalCa`](crate::adapters::local_ca::LocalCa) without a sealing key, needs a personalizer that does.
     #[must_use]
     pub fn certificate_authority(self, authority: impl CertificateAuthority) -> Self {
         Self { certificate_authority: Some(Arc::new(authority)), ..self }
@@ -191,21 +192,21 @@ impl EngineBuilder {
             numbers.insert(kind, range);
         }
         rules.equipment = Equipment {
+            bureau: self.bureau.is_some(),
             personalizer: self.personalizer.is_some(),
             certificate_authority: self.certificate_authority.is_some(),
         };
         let missing: Vec<_> = [
             ("repository", self.repository.is_none()),
             ("users", self.users.is_none()),
-            ("bureau", self.bureau.is_none()),
             ("notifier", self.notifier.is_none()),
             ("access", self.access.is_none()),
         ]
         .into_iter()
         .filter_map(|(part, missing)| missing.then_some(part))
         .collect();
-        let (Some(repository), Some(users), Some(bureau), Some(notifier), Some(access)) =
-            (self.repository, self.users, self.bureau, self.notifier, self.access)
+        let (Some(repository), Some(users), Some(notifier), Some(access)) =
+            (self.repository, self.users, self.notifier, self.access)
         else {
             return Err(BuildError::Missing { parts: missing });
         };
@@ -215,11 +216,12 @@ impl EngineBuilder {
             entropy: self.entropy.unwrap_or_else(|| Arc::new(SystemEntropy)),
             repository,
             users,
-            bureau,
+            bureau: self.bureau,
             notifier,
             access,
             clock: self.clock.unwrap_or_else(|| Arc::new(SystemClock)),
             registry,
+            defaults: Options::defaults(&catalogue),
             catalogue,
             shipped,
             performers,
@@ -273,7 +275,9 @@ pub struct EngineSettings {
     pub statuses_per_call: usize,
     /// How long a call to the outside may take.
     pub call_time_out: Duration,
-    /// How long a claim on a job lasts; at least twice the time-out of a call is used.
+    /// How long preparing or finishing a card may take: a machine is slower than a directory.
+    pub production_time_out: Duration,
+    /// How long a claim on a job lasts; at least four times the time-out of a call, and twice that of a production, is used.
     pub lease: Duration,
     /// How long after an order, and after each reading, its status is read again.
     pub poll_interval: Duration,
@@ -287,7 +291,7 @@ pub struct EngineSettings {
 const SHORTEST_WAIT: Duration = Duration::from_secs(1);
 
 impl Default for EngineSettings {
-    /// Chunks of 1,000; 20 orders and 100 statuses a call; 10 cards and 50 certificates at once; calls of 30 s, leases of 5 min; statuses every 15 min; back-off
+    /// Chunks of 1,000; 20 orders and 100 statuses a call; 10 cards and 50 certificates at once; calls of 30 s, 2 min for a card; leases of 5 min; statuses every 15 min; back-off
     /// from 30 s; orders of inactive users looked at again after an hour.
     fn default() -> Self {
         Self {
@@ -297,6 +301,7 @@ impl Default for EngineSettings {
             certificates_at_once: 50,
             statuses_per_call: 100,
             call_time_out: Duration::from_secs(30),
+            production_time_out: Duration::from_secs(120),
             lease: Duration::from_secs(300),
             poll_interval: Duration::from_secs(900),
             back_off: Duration::from_secs(30),
@@ -347,6 +352,12 @@ impl EngineSettings {
         Self { call_time_out, ..self }
     }
 
+    /// The same with another time-out of preparing or finishing a card.
+    #[must_use]
+    pub fn production_time_out(self, production_time_out: Duration) -> Self {
+        Self { production_time_out, ..self }
+    }
+
     /// The same with another lease.
     #[must_use]
     pub fn lease(self, lease: Duration) -> Self {
@@ -373,7 +384,7 @@ impl EngineSettings {
 
     /// The lease that claims really get: it outlasts a call and what follows it.
     pub(crate) fn safe_lease(&self) -> Duration {
-        self.lease.max(self.call_time_out.saturating_mul(2))
+        self.lease.max(self.call_time_out.saturating_mul(4)).max(self.production_time_out.saturating_mul(2))
     }
 }
 

@@ -204,7 +204,8 @@ impl Execution<'_> {
     /// Claims due jobs and performs them; `None` if there are none left that this run should do.
     async fn due_jobs(&mut self, kinds: Vec<JobKind>) -> Result<Option<Vec<(ItemId, Outcome)>>, Error> {
         let engine = self.engine;
-        let kinds: Vec<JobKind> = kinds.into_iter().filter(|kind| !self.halted.contains(kind)).collect();
+        let wanted = |kind: &JobKind| engine.performs(*kind) && !self.halted.contains(kind);
+        let kinds: Vec<JobKind> = kinds.into_iter().filter(wanted).collect();
         if kinds.is_empty() {
             return Ok(self.no_more_jobs());
         }
@@ -568,13 +569,8 @@ impl Execution<'_> {
         }
         let places: BTreeMap<JobId, usize> = chunk.perform.drain(..).map(|(place, job)| (job, place)).collect();
         let engine = self.engine;
-        let request = ClaimRequest {
-            ids: places.keys().copied().collect(),
-            early: true,
-            ..ClaimRequest::new(&engine.worker, places.len(), engine.settings.safe_lease())
-        };
         // The items are stored: whatever happens now, they are done, and the jobs stay owed.
-        let jobs = match engine.repository.claim(&request).await {
+        let jobs = match engine.claim_now(places.keys().copied().collect()).await {
             Ok(jobs) => jobs,
             Err(error) => {
                 tracing::warn!(%error, "the jobs of this run stay in the queue");

@@ -18,8 +18,8 @@ use crate::change_set::{ChangeSet, Conflict, StoredId};
 use crate::error::{During as _, Error, with_causes};
 use crate::history::{ObjectId, Stamp, Why};
 use crate::host::{
-    Accepted, CardOrder, ClaimRequest, CommitError, CustomOutcome, FindOutcome, NotifyOutcome, OrderStatus,
-    PlaceOutcome, Placement, RepositoryError, StatusOutcome,
+    Accepted, CardOrder, ClaimRequest, CommitError, CustomOutcome, FindOutcome, GoCardsProvider, NotifyOutcome,
+    OrderStatus, PlaceOutcome, Placement, Prepared, RepositoryError, StatusOutcome,
 };
 use crate::id::{CardId, JobId, RunId, SymbolicName, UserId};
 use crate::job::{Attempt, Job, JobKind, JobState, Message, Task};
@@ -133,14 +133,41 @@ impl Engine {
         run: Option<RunId>,
     ) -> Performed {
         let by = By { actor, process, run };
+        let (mut links, others): (Vec<Job>, Vec<Job>) = jobs.into_iter().partition(|job| job.kind().is_link());
+        let mut performed = self.perform_chains(others, by).await;
+        // A machine holds but so many cards: those at hand are finished before others are prepared.
+        links.sort_by_key(|job| std::cmp::Reverse(job.kind()));
+        while performed.failed.is_none() {
+            let halted = |job: &Job| {
+                performed.halted.contains(&job.kind())
+                    || (job.kind() == JobKind::PrepareCard && performed.halted.iter().any(|kind| kind.is_link()))
+            };
+            let mut group = Vec::new();
+            while let Some(place) = links.iter().position(|job| !halted(job))
+                && group.len() < self.settings.cards_at_once.max(1)
+            {
+                group.push(links.remove(place));
+            }
+            if group.is_empty() {
+                break;
+            }
+            let more = self.perform_chains(group, by).await;
+            performed.done.extend(more.done);
+            performed.halted.extend(more.halted);
+            performed.failed = more.failed;
+        }
+        self.release(links.iter().map(|job| (job.id, job.version)).collect()).await;
+        performed
+    }
+
+    /// Performs jobs, and what follows from them.
+    async fn perform_chains(&self, jobs: Vec<Job>, by: By<'_>) -> Performed {
         let mut performed = self.perform_these(jobs, by).await;
         // A link of a chain brings forth the next: it is done at once, and what became of it is what became of the first.
         let mut first_of: BTreeMap<JobId, JobId> = BTreeMap::new();
         let mut next = next_of(&performed.done, &mut first_of);
         while !next.is_empty() && performed.failed.is_none() {
-            let claim =
-                ClaimRequest { early: true, ..ClaimRequest::new(&self.worker, next.len(), self.settings.safe_lease()) };
-            let jobs = match self.repository.claim(&ClaimRequest { ids: next, ..claim }).await {
+            let jobs = match self.claim_now(next).await {
                 Ok(jobs) => jobs,
                 Err(error) => {
                     tracing::warn!(%error, "what follows stays in the queue");
@@ -239,6 +266,28 @@ impl Engine {
         performed
     }
 
+    /// Claims these jobs, due or not, as far as there is a part here to perform them.
+    pub(super) async fn claim_now(&self, ids: Vec<JobId>) -> Result<Vec<Job>, RepositoryError> {
+        let claim = ClaimRequest {
+            kinds: JobKind::ALL.into_iter().filter(|kind| self.performs(*kind)).collect(),
+            early: true,
+            ..ClaimRequest::new(&self.worker, ids.len(), self.settings.safe_lease())
+        };
+        self.repository.claim(&ClaimRequest { ids, ..claim }).await
+    }
+
+    /// Whether there is a part here for such jobs. Others are left to other engines on the same store.
+    pub(super) fn performs(&self, kind: JobKind) -> bool {
+        match kind {
+            JobKind::PlaceOrder | JobKind::TrackOrder => self.bureau.is_some(),
+            JobKind::PrepareCard | JobKind::FinishCard | JobKind::DiscardCard => self.personalizer.is_some(),
+            JobKind::IssueCertificate | JobKind::HoldCertificate | JobKind::RemoveHold | JobKind::RevokeCertificate => {
+                self.certificate_authority.is_some()
+            }
+            JobKind::Notify | JobKind::Custom => true,
+        }
+    }
+
     /// Releases claims. If that fails, they end with their leases.
     pub(super) async fn release(&self, left: Vec<(JobId, u64)>) {
         if left.is_empty() {
@@ -249,10 +298,17 @@ impl Engine {
         }
     }
 
+    /// Leaves jobs to an engine that has a part for them.
+    pub(super) async fn leave(&self, jobs: Vec<Job>) -> Result<bool, Error> {
+        self.release(jobs.iter().map(|job| (job.id, job.version)).collect()).await;
+        Ok(true)
+    }
+
     /// Renews the claims of jobs that are about to be tried, if they might not outlast the call; drops those that were lost.
     async fn keep_claims(&self, batch: &mut Vec<Job>) -> Result<(), Error> {
         let lease = self.settings.safe_lease();
-        let enough = self.now() + time_delta(self.settings.call_time_out);
+        let longest = self.settings.call_time_out.max(self.settings.production_time_out);
+        let enough = self.now() + time_delta(longest);
         let short = |job: &Job| job.claim.as_ref().is_none_or(|claim| claim.until <= enough);
         let claims: Vec<(JobId, u64)> =
             batch.iter().filter(|job| short(job)).map(|job| (job.id, job.version)).collect();
@@ -267,6 +323,7 @@ impl Engine {
 
     /// Places orders; true if the bureau does not want to be called for now.
     async fn place(&self, jobs: Vec<Job>, by: By<'_>, done: &mut Vec<Done>) -> Result<bool, Error> {
+        let Some(bureau) = self.bureau.as_deref() else { return self.leave(jobs).await };
         let cards = self.cards_by_id(jobs.iter().filter_map(|job| job.card).collect()).await?;
         let holders: BTreeSet<UserId> = cards.values().filter_map(|card| card.holder.clone()).collect();
         let users = self.users_by_id(holders).await?;
@@ -279,8 +336,8 @@ impl Engine {
                 continue;
             };
             let reference = match &job.attempt {
-                Some(attempt) if self.bureau.placement() == Placement::NotIdempotent => {
-                    let found = self.look_for(&job, attempt, "an earlier attempt was interrupted").await;
+                Some(attempt) if bureau.placement() == Placement::NotIdempotent => {
+                    let found = self.look_for(bureau, &job, attempt, "an earlier attempt was interrupted").await;
                     answers.push((job, found));
                     continue;
                 }
@@ -302,7 +359,7 @@ impl Engine {
         again.extend(self.store_attempts(fresh).await?);
         let mut halted = false;
         if !again.is_empty() {
-            let (sent, stop) = self.send(again, &sent_before).await;
+            let (sent, stop) = self.send(bureau, again, &sent_before).await;
             halted = stop;
             answers.extend(sent);
         }
@@ -366,11 +423,16 @@ impl Engine {
     /// Makes the call. What is not answered is looked for, or in doubt.
     ///
     /// Of an order that was sent before, *not now* says nothing about the first time: it keeps its attempt and reference.
-    async fn send(&self, batch: Vec<(Job, CardOrder)>, sent_before: &BTreeSet<JobId>) -> (Vec<(Job, Answer)>, bool) {
+    async fn send(
+        &self,
+        bureau: &dyn GoCardsProvider,
+        batch: Vec<(Job, CardOrder)>,
+        sent_before: &BTreeSet<JobId>,
+    ) -> (Vec<(Job, Answer)>, bool) {
         let (jobs, orders): (Vec<Job>, Vec<CardOrder>) = batch.into_iter().unzip();
         let unknown = |reason: &str| vec![PlaceOutcome::Unknown { reason: reason.to_owned() }; orders.len()];
         let mut outcomes = self
-            .in_time(self.bureau.place(&orders), self.settings.call_time_out)
+            .in_time(bureau.place(&orders), self.settings.call_time_out)
             .await
             .unwrap_or_else(|| unknown("the bureau did not answer in time"));
         if outcomes.len() != orders.len() {
@@ -400,11 +462,13 @@ impl Engine {
                     let until = self.after(retry_after);
                     not_now(&job, until, "the bureau limits the rate".to_owned())
                 }
-                PlaceOutcome::Unknown { reason } => match (&job.attempt, self.bureau.placement()) {
+                PlaceOutcome::Unknown { reason } => match (&job.attempt, bureau.placement()) {
                     (Some(_), Placement::IdempotentByReference) => {
                         Answer::Later { until: self.back_off(job.setbacks), reason: clean(&reason) }
                     }
-                    (Some(attempt), Placement::NotIdempotent) => self.look_for(&job, attempt, &clean(&reason)).await,
+                    (Some(attempt), Placement::NotIdempotent) => {
+                        self.look_for(bureau, &job, attempt, &clean(&reason)).await
+                    }
                     (None, _) => Answer::Placed(PlaceAnswer::InDoubt { reason: clean(&reason) }),
                 },
             };
@@ -415,9 +479,9 @@ impl Engine {
     }
 
     /// Looks for an attempt without an answer. Not found is not proof: it may still be on its way.
-    async fn look_for(&self, job: &Job, attempt: &Attempt, reason: &str) -> Answer {
+    async fn look_for(&self, bureau: &dyn GoCardsProvider, job: &Job, attempt: &Attempt, reason: &str) -> Answer {
         let found = self
-            .in_time(self.bureau.find(&attempt.reference), self.settings.call_time_out)
+            .in_time(bureau.find(&attempt.reference), self.settings.call_time_out)
             .await
             .unwrap_or_else(|| FindOutcome::Unavailable { reason: "the look-up was not answered in time".to_owned() });
         match found {
@@ -434,6 +498,7 @@ impl Engine {
 
     /// Reads statuses; true if the bureau does not want to be called for now.
     async fn track(&self, jobs: Vec<Job>, by: By<'_>, done: &mut Vec<Done>) -> Result<bool, Error> {
+        let Some(bureau) = &self.bureau else { return self.leave(jobs).await };
         let order_ids: Vec<String> = jobs
             .iter()
             .map(|job| match &job.task {
@@ -441,7 +506,7 @@ impl Engine {
                 _ => String::new(),
             })
             .collect();
-        let statuses = self.in_time(self.bureau.status(&order_ids), self.settings.call_time_out).await;
+        let statuses = self.in_time(bureau.status(&order_ids), self.settings.call_time_out).await;
         let no_answer = |reason: &str| vec![StatusOutcome::Unavailable { reason: reason.to_owned() }; jobs.len()];
         let mut statuses = statuses.unwrap_or_else(|| no_answer("the bureau did not answer in time"));
         if statuses.len() != jobs.len() {
@@ -652,7 +717,7 @@ impl Engine {
         }
     }
 
-    /// What these answers are about: the cards, for productions also their certificates, and who has which chip.
+    /// What these answers are about: the cards, for productions also their certificates, and who holds the keys that come.
     async fn load_about(&self, answers: &[(Job, Answer)]) -> Result<About, RepositoryError> {
         let cards_of = |wanted: fn(&Answer) -> bool| -> Vec<CardId> {
             let cards = answers.iter().filter(|(_, answer)| wanted(answer)).filter_map(|(job, _)| job.card);
@@ -666,10 +731,14 @@ impl Engine {
         }
         let in_production = cards_of(|answer| matches!(answer, Answer::Production(_) | Answer::LateCertificate(_)));
         about.certificates = self.certificates_of(in_production).await?;
-        let chips: Vec<String> = answers.iter().filter_map(|(_, answer)| chip_in(answer)).collect();
-        if !chips.is_empty() {
-            let held = self.repository.reservations(&chips).await?;
-            about.chips = held.into_iter().map(|held| (held.key, held.owner)).collect();
+        let keys: Vec<String> = answers.iter().flat_map(|(_, answer)| keys_in(answer)).collect();
+        if !keys.is_empty() {
+            let held = self.repository.reservations(&keys).await?;
+            about.held = held.into_iter().map(|held| (held.key, held.owner)).collect();
+        }
+        let discards: Vec<JobId> = answers.iter().filter_map(|(job, answer)| late_discard(job, answer)).collect();
+        if !discards.is_empty() {
+            about.discards = self.repository.jobs(&discards).await?.into_iter().map(|job| job.id).collect();
         }
         Ok(about)
     }
@@ -680,6 +749,7 @@ impl Engine {
         let mut done = Vec::with_capacity(answers.len());
         for (job, answer) in answers {
             let (set, applied) = self.apply(job.clone(), &mut about, answer, &stamp);
+            about.held.extend(set.takes.iter().map(|taken| (taken.key.clone(), taken.owner.clone())));
             changes.append(set);
             done.push(applied);
         }
@@ -717,14 +787,20 @@ impl Engine {
             }
             (Answer::Production(answer), Some(card)) if production::waits_for(&card, &job) => {
                 let certificates = about.certificates.remove(&card.id).unwrap_or_default();
-                production::link_answered(job.clone(), card, certificates, &about.chips, answer.clone(), stamp)
+                production::link_answered(job.clone(), card, certificates, &about.held, answer.clone(), stamp)
                     .map(|Applied { changes, outcome, next }| (changes, Done { job: id, outcome, next }))
             }
             (Answer::Production(ProductionAnswer::Issued(issued)) | Answer::LateCertificate(issued), card) => {
                 let card = card.map(|card| card.id).or(job.card);
                 let known = card.and_then(|card| about.certificates.remove(&card)).unwrap_or_default();
-                let (changes, outcome) = production::late_certificate(job, &known, issued.clone(), stamp);
+                let (changes, outcome) = production::late_certificate(job, &known, &about.held, issued.clone(), stamp);
                 return (changes, done(outcome));
+            }
+            (Answer::LateCard { .. }, card)
+                if late_discard(&job, answer).is_some_and(|id| about.discards.contains(&id)) =>
+            {
+                let state = card.as_ref().map_or(job.state.name(), |card| card.state().name());
+                return (ChangeSet::new(), done(Outcome::Unchanged { state: state.into() }));
             }
             (Answer::LateCard { handle }, card) => {
                 let (changes, outcome) = late_card(&job, card, handle.as_deref(), stamp);
@@ -863,6 +939,8 @@ impl Engine {
         let ids: Vec<JobId> = answers.iter().map(|(job, _)| job.id).collect();
         let stored = if ids.is_empty() { Vec::new() } else { self.repository.jobs(&ids).await? };
         let mut stored: BTreeMap<JobId, Job> = stored.into_iter().map(|job| (job.id, job)).collect();
+        let placement = self.bureau.as_ref().map(|bureau| bureau.placement());
+        let is_idempotent = placement == Some(Placement::IdempotentByReference);
         let before = std::mem::take(answers);
         for (sent, answer) in before {
             let Some(job) = stored.remove(&sent.id) else { continue };
@@ -877,18 +955,34 @@ impl Engine {
                 JobState::Done | JobState::Cancelled => false,
             };
             // Our own commit may have been stored although its answer was lost: then there is nothing more to do.
-            let already = matches!(&answer, Answer::Placed(PlaceAnswer::Accepted(accepted))
-                if job.remark.as_deref() == Some(format!("accepted as {}", accepted.order_id).as_str()));
+            let remark = match &answer {
+                Answer::Placed(PlaceAnswer::Accepted(accepted)) => Some(format!("accepted as {}", accepted.order_id)),
+                Answer::Production(answer) => production::done_remark(answer),
+                _ => None,
+            };
+            let already = remark.is_some() && job.remark == remark && job.attempts == sent.attempts;
+            let answer = match answer {
+                // Whoever has claimed it since may have sent the same attempt again: *not now* was said of the first time only.
+                Answer::Placed(PlaceAnswer::NotAccepted { until, reason })
+                    if is_idempotent && job.version != sent.version =>
+                {
+                    Answer::Later { until, reason }
+                }
+                answer => answer,
+            };
             match answer {
                 answer if waits => answers.push((job, answer)),
-                Answer::Placed(PlaceAnswer::Accepted(accepted)) if !already => {
+                _ if already => settled.push(job.id),
+                Answer::Placed(PlaceAnswer::Accepted(accepted)) => {
                     answers.push((job, Answer::LateAcceptance { order_id: accepted.order_id }));
                 }
                 Answer::LateAcceptance { .. } | Answer::LateCertificate(_) | Answer::LateCard { .. } => {
                     answers.push((job, answer));
                 }
-                Answer::Production(ProductionAnswer::Prepared(prepared)) => {
-                    answers.push((job, Answer::LateCard { handle: Some(prepared.handle) }));
+                Answer::Production(
+                    ProductionAnswer::Prepared(Prepared { handle, .. }) | ProductionAnswer::Unusable { handle, .. },
+                ) => {
+                    answers.push((job, Answer::LateCard { handle: Some(handle) }));
                 }
                 Answer::Production(ProductionAnswer::Finished) => {
                     answers.push((job, Answer::LateCard { handle: None }));
@@ -918,7 +1012,9 @@ impl Engine {
                     Outcome::Unchanged { state: state.into() }
                 }
             };
-            done.push(Done { job: job.id, outcome, next: Vec::new() });
+            // What follows may still be done in this run.
+            let next = card.filter(|card| card.production.is_some()).and_then(|card| card.busy.as_ref());
+            done.push(Done { job: job.id, outcome, next: next.map(|busy| busy.job).into_iter().collect() });
         }
     }
 
@@ -992,7 +1088,10 @@ fn is_about(conflict: &Conflict, job: &Job) -> bool {
 struct About {
     cards: BTreeMap<CardId, Card>,
     certificates: BTreeMap<CardId, Vec<Certificate>>,
-    chips: BTreeMap<String, String>,
+    /// Who holds which of the keys that the answers bring.
+    held: BTreeMap<String, String>,
+    /// The cards that came late and are being put aside already.
+    discards: BTreeSet<JobId>,
 }
 
 impl About {
@@ -1026,13 +1125,17 @@ fn changes_card(job: &Job, answer: &Answer) -> bool {
     }
 }
 
-/// The key of the chip that an answer brings.
-fn chip_in(answer: &Answer) -> Option<String> {
+/// The keys that an answer brings: of a card at hand and its chip, or of a certificate.
+fn keys_in(answer: &Answer) -> Vec<String> {
     match answer {
         Answer::Production(ProductionAnswer::Prepared(prepared)) => {
-            prepared.chip_serial.as_deref().map(production::chip_key)
+            let chip = prepared.chip_serial.as_deref().map(Card::chip_key);
+            chip.into_iter().chain([Card::handle_key(&prepared.handle)]).collect()
         }
-        _ => None,
+        Answer::Production(ProductionAnswer::Issued(issued)) | Answer::LateCertificate(issued) => {
+            vec![production::serial_key(issued)]
+        }
+        _ => Vec::new(),
     }
 }
 
@@ -1080,6 +1183,14 @@ fn late_card(job: &Job, card: Option<Card>, handle: Option<&str>, stamp: &Stamp<
     (changes, Outcome::Unchanged { state: state.into() })
 }
 
+/// The job that puts a card aside that came late.
+fn late_discard(job: &Job, answer: &Answer) -> Option<JobId> {
+    match answer {
+        Answer::LateCard { handle: Some(handle) } => Some(job.follow_up(&format!("discard late card {handle}"))),
+        _ => None,
+    }
+}
+
 /// The card does not wait for this job: it is closed, or in doubt if it was perhaps done.
 fn superseded(mut job: Job, card: Option<&Card>, perhaps_done: bool) -> (ChangeSet, Outcome) {
     let mut changes = ChangeSet::new();
@@ -1115,8 +1226,11 @@ fn waiting_card<'a>(job: &Job, cards: &'a BTreeMap<CardId, Card>) -> Option<&'a 
     cards.get(&job.card?).filter(|card| order_job::is_waiting_for(card, job))
 }
 
-/// A text from outside as it is kept: no control characters (some stores cannot hold NUL), at most 500 characters.
+/// A text from outside as it is kept: no private key, no control characters (some stores cannot hold NUL), at most 500 characters.
 pub(super) fn clean(text: &str) -> String {
+    if text.contains("PRIVATE KEY") {
+        return "(the words held a private key)".to_owned();
+    }
     text.chars().take(500).map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 

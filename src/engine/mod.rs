@@ -9,6 +9,7 @@ mod merged;
 mod productions;
 mod run;
 mod source;
+mod verification;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -23,13 +24,14 @@ pub use administration::OptionVersion;
 pub use builder::{BuildError, EngineBuilder, EngineSettings};
 pub use execution::{Execution, StopHandle};
 pub use run::{Candidate, Candidates, Interruption, Progress, Report, Run};
+pub use verification::Verified;
 
 use crate::actor::Actor;
 use crate::card::{Card, CardKind, CardState};
 use crate::card_number::NumberRange;
 use crate::certificate::Certificate;
 use crate::error::{During as _, Error};
-use crate::history::{ChainError, ChainKey, HistoryEntry, ObjectId, Stamp, verify_chain};
+use crate::history::{ChainKey, HistoryEntry, ObjectId, Stamp};
 use crate::host::{
     AccessPolicy, CardPersonalizer, CardQuery, CardRepository, CertificateAuthority, CertificateQuery, Clock, Decision,
     Entropy, FeedPage, GoCardsProvider, JobPerformer, JobQuery, Notifier, RequestQuery, UserRepository,
@@ -53,7 +55,7 @@ pub const ENABLE_PROCESS: &str = "CardsProcEnableProcess";
 pub struct Engine {
     repository: Arc<dyn CardRepository>,
     users: Arc<dyn UserRepository>,
-    bureau: Arc<dyn GoCardsProvider>,
+    bureau: Option<Arc<dyn GoCardsProvider>>,
     certificate_authority: Option<Arc<dyn CertificateAuthority>>,
     personalizer: Option<Arc<dyn CardPersonalizer>>,
     entropy: Arc<dyn Entropy>,
@@ -62,6 +64,8 @@ pub struct Engine {
     clock: Arc<dyn Clock>,
     registry: ProcessRegistry,
     catalogue: OptionCatalogue,
+    /// All options as they are without any script: what is in force is built upon them.
+    defaults: Options,
     /// What each script says as long as nothing else was put in force.
     shipped: BTreeMap<String, (ScriptOptions, OptionSource)>,
     performers: BTreeMap<SymbolicName, Arc<dyn JobPerformer>>,
@@ -187,32 +191,6 @@ impl Engine {
                 return Ok(entries);
             }
         }
-    }
-
-    /// Checks a card's history against its seals and against the card. If the card has changed since it was read, it must
-    /// also continue the history that it had then.
-    ///
-    /// Gives `Ok(Err(…))` for what does not fit, and `Ok(Ok(number of entries))` if all does.
-    ///
-    /// # Errors
-    /// [`Error::Store`] if it could not be read.
-    pub async fn verify_card(&self, card: &Card) -> Result<Result<usize, ChainError>, Error> {
-        let object = ObjectId::Card(card.id);
-        let mut stored = card.history;
-        let mut entries = self.history(&object).await?;
-        // Somebody may add to the history between the two readings.
-        for _ in 0..10 {
-            if entries.len() as u64 == stored.length {
-                break;
-            }
-            stored = self.cards(&[card.id]).await?.pop().map_or(stored, |stored| stored.history);
-            entries = self.history(&object).await?;
-        }
-        let verified = verify_chain(&object, &entries, &stored, &self.key).and_then(|()| {
-            let known = usize::try_from(card.history.length).unwrap_or(usize::MAX);
-            verify_chain(&object, entries.get(..known).unwrap_or(&entries), &card.history, &self.key)
-        });
-        Ok(verified.map(|()| entries.len()))
     }
 
     /// Jobs with these ids; those that do not exist are left out.

@@ -2,24 +2,29 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use futures::future::join_all;
+use chrono::{DateTime, Utc};
+use futures::future::{join_all, join3};
 
 use super::Engine;
 use super::jobs::{Answer, By, Done, clean};
 use crate::card::Card;
-use crate::certificate::{Certificate, CertificateKind, CertificateState, IssuedCertificate, StateAtCa};
+use crate::certificate::{Certificate, CertificateState, IssuedCertificate, StateAtCa};
 use crate::error::{During as _, Error};
 use crate::host::{
-    CaOutcome, CardCertificate, CardPersonalizer, CertificateAuthority, CertificateOrder, DiscardOutcome,
-    FindCertificateOutcome, FinishOrder, FinishOutcome, IssueOutcome, PrepareOrder, PrepareOutcome, Prepared,
+    CaOutcome, CaStatusOutcome, CardCertificate, CardPersonalizer, CertificateAuthority, CertificateOrder,
+    DiscardOutcome, FindCertificateOutcome, FinishOrder, FinishOutcome, IssueOutcome, PrepareOrder, PrepareOutcome,
+    Prepared,
 };
-use crate::id::{CardId, UserId};
+use crate::id::{CardId, JobId, UserId};
 use crate::job::{Job, JobKind, Task};
 use crate::process::{ProductionAnswer, production};
 use crate::production::{Delivery, Production, SecretPlan};
 use crate::production_type::EMAIL;
 use crate::secret::Secret;
 use crate::user::User;
+
+/// Why a card with certificates is not finished by an engine without a CA.
+const NO_AUTHORITY: &str = "no certificate authority is set up here";
 
 /// The longest text in PEM that is taken from outside, in bytes.
 const LONGEST_PEM: usize = 65_536;
@@ -33,10 +38,8 @@ const LONGEST_ISSUER: usize = 4000;
 impl Engine {
     /// Prepares cards; true if the personalizer does not want to be called for now.
     pub(super) async fn prepare(&self, jobs: Vec<Job>, by: By<'_>, done: &mut Vec<Done>) -> Result<bool, Error> {
-        let Some(personalizer) = &self.personalizer else {
-            return self.nobody(jobs, "no card personalizer", by, done).await;
-        };
-        let Waiting { at_hand, mut answers } = self.waiting(jobs).await?;
+        let Some(personalizer) = &self.personalizer else { return self.leave(jobs).await };
+        let Waiting { at_hand, mut answers, .. } = self.waiting(jobs).await?;
         let mut fresh = Vec::new();
         for (job, card) in at_hand {
             if job.attempt.is_some() {
@@ -49,7 +52,7 @@ impl Engine {
             let (production, reference) = (card.production.as_ref(), reference(&job));
             let wanted = production.map_or(&[][..], |production| &production.certificates);
             let order = PrepareOrder::new(&reference, &card, wanted);
-            let outcome = self.in_time(personalizer.prepare(&order), self.settings.call_time_out).await;
+            let outcome = self.in_time(personalizer.prepare(&order), self.settings.production_time_out).await;
             let answer = match outcome {
                 Some(PrepareOutcome::Prepared(prepared)) => checked_card(prepared),
                 Some(PrepareOutcome::Spoiled { reason }) => failed(&reason),
@@ -65,10 +68,8 @@ impl Engine {
 
     /// Has certificates issued. An order that was perhaps taken is looked for first.
     pub(super) async fn issue(&self, jobs: Vec<Job>, by: By<'_>, done: &mut Vec<Done>) -> Result<bool, Error> {
-        let Some(authority) = &self.certificate_authority else {
-            return self.nobody(jobs, "no certificate authority", by, done).await;
-        };
-        let Waiting { at_hand, answers } = self.waiting(jobs).await?;
+        let Some(authority) = &self.certificate_authority else { return self.leave(jobs).await };
+        let Waiting { at_hand, answers, asked_for } = self.waiting(jobs).await?;
         let mut answers = self.look_for_the_late(authority.as_ref(), answers).await;
         let (again, fresh): (Vec<_>, Vec<_>) = at_hand.into_iter().partition(|(job, _)| job.attempt.is_some());
         let mut ordered = Vec::new();
@@ -82,7 +83,6 @@ impl Engine {
             let answer = self.ask_for(authority.as_ref(), &job, &order).await;
             (job, answer)
         });
-        answers.extend(join_all(first).await);
         let looks = again.into_iter().map(|(job, card)| async move {
             let key = production::certificate_key(&job);
             let answer = match self.look(authority.as_ref(), &job, &key).await {
@@ -99,7 +99,17 @@ impl Engine {
             };
             (job, answer)
         });
-        answers.extend(join_all(looks).await);
+        let unwanted = asked_for.into_iter().map(|(job, reason)| async move {
+            let found = self.look(authority.as_ref(), &job, &production::certificate_key(&job)).await;
+            let answer = match found {
+                // What was never answered with a no is for a person; anything else was.
+                Some(Answer::Production(ProductionAnswer::InDoubt { .. })) if job.attempt.is_none() => failed(&reason),
+                found => found.unwrap_or_else(|| failed(&reason)),
+            };
+            (job, answer)
+        });
+        let (first, looks, unwanted) = join3(join_all(first), join_all(looks), join_all(unwanted)).await;
+        answers.extend(first.into_iter().chain(looks).chain(unwanted));
         self.store_all(answers, by, done).await
     }
 
@@ -176,12 +186,10 @@ impl Engine {
 
     /// Puts certificates on hold, takes them off hold, revokes them.
     pub(super) async fn tell_ca(&self, jobs: Vec<Job>, by: By<'_>, done: &mut Vec<Done>) -> Result<bool, Error> {
-        let Some(authority) = &self.certificate_authority else {
-            return self.nobody(jobs, "no certificate authority", by, done).await;
-        };
+        let Some(authority) = &self.certificate_authority else { return self.leave(jobs).await };
         let (holds, others): (Vec<_>, Vec<_>) =
             jobs.into_iter().partition(|job| job.kind() == JobKind::HoldCertificate);
-        let Waiting { at_hand, mut answers } = self.waiting(holds).await?;
+        let Waiting { at_hand, mut answers, .. } = self.waiting(holds).await?;
         let jobs = at_hand.into_iter().map(|(job, _)| job).chain(others);
         let named: Vec<_> = jobs.filter_map(|job| Some((named_certificate(&job)?, job))).collect();
         let ids: Vec<_> = named.iter().map(|(id, _)| *id).collect();
@@ -227,20 +235,21 @@ impl Engine {
 
     /// Finishes cards: PIN and PUK are drawn here, and handed on once.
     pub(super) async fn finish(&self, jobs: Vec<Job>, by: By<'_>, done: &mut Vec<Done>) -> Result<bool, Error> {
-        let Some(personalizer) = &self.personalizer else {
-            return self.nobody(jobs, "no card personalizer", by, done).await;
-        };
-        let Waiting { at_hand, mut answers } = self.waiting(jobs).await?;
-        let cards = at_hand.iter().map(|(_, card)| card.id).collect();
-        let mut certificates = self.certificates_of(cards).await.during("loading certificates")?;
-        let mut fresh = Vec::new();
-        for (job, card) in at_hand {
-            if job.attempt.is_some() {
-                answers.push((job, doubt("finishing it was interrupted")));
-                continue;
-            }
+        let Some(personalizer) = &self.personalizer else { return self.leave(jobs).await };
+        let Waiting { at_hand, mut answers, .. } = self.waiting(jobs).await?;
+        let (interrupted, at_hand): (Vec<_>, Vec<_>) = at_hand.into_iter().partition(|(job, _)| job.attempt.is_some());
+        answers.extend(interrupted.into_iter().map(|(job, _)| (job, doubt("finishing it was interrupted"))));
+        let mut certificates = self.to_write(&at_hand).await?;
+        let parts = at_hand.into_iter().map(|(job, card)| {
             let own = certificates.remove(&card.id).unwrap_or_default();
-            match self.to_finish(&job, &card, own).await {
+            async move {
+                let parts = self.to_finish(&job, &card, own).await;
+                (job, card, parts)
+            }
+        });
+        let mut fresh = Vec::new();
+        for (job, card, parts) in join_all(parts).await {
+            match parts {
                 Ok(parts) => fresh.push((job, (card, parts))),
                 Err(answer) => answers.push((job, answer)),
             }
@@ -261,13 +270,14 @@ impl Engine {
         parts: FinishParts,
     ) -> Answer {
         let reference = reference(job);
-        let handed_on = [&parts.pin, &parts.puk].into_iter().flatten();
-        let secrets: Vec<Secret> = handed_on.map(|(secret, _)| Secret::new(secret.expose().to_vec())).collect();
+        let handed_on = [&parts.pin, &parts.puk].into_iter().flatten().map(|(secret, _)| secret);
+        let keys = parts.certificates.iter().filter_map(|certificate| certificate.private_key.as_ref());
+        let secrets: Vec<Secret> = handed_on.chain(keys).map(|secret| Secret::new(secret.expose().to_vec())).collect();
         let mut order = FinishOrder::new(&reference, &parts.handle, card);
         order.certificates = parts.certificates;
         order.pin = parts.pin;
         order.puk = parts.puk;
-        match self.in_time(personalizer.finish(order), self.settings.call_time_out).await {
+        match self.in_time(personalizer.finish(order), self.settings.production_time_out).await {
             Some(FinishOutcome::Good) => Answer::Production(ProductionAnswer::Finished),
             Some(FinishOutcome::Spoiled { reason }) => failed(&without(&reason, &secrets)),
             Some(FinishOutcome::Unavailable { reason }) => self.not_done(job, &without(&reason, &secrets)),
@@ -276,19 +286,71 @@ impl Engine {
         }
     }
 
+    /// The certificates that were made for these cards, each with what the CA says of it now.
+    async fn to_write(
+        &self,
+        at_hand: &[(Job, Card)],
+    ) -> Result<BTreeMap<CardId, Vec<(Certificate, CaStatusOutcome)>>, Error> {
+        let cards = at_hand.iter().map(|(_, card)| card.id).collect();
+        let certificates = self.certificates_of(cards).await.during("loading certificates")?;
+        let productions: BTreeSet<JobId> =
+            at_hand.iter().filter_map(|(_, card)| Some(card.production.as_ref()?.id)).collect();
+        let made = |c: &Certificate| productions.contains(&c.production) && c.state() == CertificateState::Issued;
+        let certificates: Vec<Certificate> = certificates.into_values().flatten().filter(made).collect();
+        let mut by_card: BTreeMap<CardId, Vec<(Certificate, CaStatusOutcome)>> = BTreeMap::new();
+        for (certificate, said) in certificates.iter().zip(self.ask_states(&certificates).await) {
+            by_card.entry(certificate.card).or_default().push((certificate.clone(), said));
+        }
+        Ok(by_card)
+    }
+
+    /// What the CA says of these certificates, one result each.
+    async fn ask_states(&self, certificates: &[Certificate]) -> Vec<CaStatusOutcome> {
+        let no_answer =
+            |reason: &str| vec![CaStatusOutcome::Unavailable { reason: reason.to_owned() }; certificates.len()];
+        let Some(authority) = &self.certificate_authority else { return no_answer(NO_AUTHORITY) };
+        if certificates.is_empty() {
+            return Vec::new();
+        }
+        let issued: Vec<IssuedCertificate> =
+            certificates.iter().map(|certificate| certificate.issued.clone()).collect();
+        match self.in_time(authority.status(&issued), self.settings.call_time_out).await {
+            Some(said) if said.len() == issued.len() => said,
+            Some(_) => no_answer("the CA gave another number of answers than certificates"),
+            None => no_answer("the CA did not answer in time"),
+        }
+    }
+
     /// What the personalizer needs to finish a card, or why it is not finished now.
-    async fn to_finish(&self, job: &Job, card: &Card, certificates: Vec<Certificate>) -> Result<FinishParts, Answer> {
+    async fn to_finish(
+        &self,
+        job: &Job,
+        card: &Card,
+        certificates: Vec<(Certificate, CaStatusOutcome)>,
+    ) -> Result<FinishParts, Answer> {
         let Some(production) = &card.production else { return Err(Answer::Superseded) };
         let handle = production.handle.clone().ok_or_else(|| failed("the card was not prepared"))?;
-        let made: BTreeMap<CertificateKind, Certificate> = certificates
-            .into_iter()
-            .filter(|c| c.production == production.id && c.state() == CertificateState::Issued)
-            .map(|certificate| (certificate.kind, certificate))
-            .collect();
-        let mut to_write = Vec::with_capacity(made.len());
+        let wanted = match production.certificate_end_state {
+            CertificateState::OnHold => StateAtCa::OnHold,
+            _ => StateAtCa::Valid,
+        };
+        let mut to_write = Vec::with_capacity(certificates.len());
         for kind in &production.certificates {
-            let certificate =
-                made.get(kind).ok_or_else(|| failed(&format!("the certificate for {kind} is missing")))?;
+            let (certificate, said) = (certificates.iter().find(|(certificate, _)| certificate.kind == *kind))
+                .ok_or_else(|| failed(&format!("the certificate for {kind} is missing")))?;
+            match said {
+                CaStatusOutcome::Known(state) if *state == wanted => {}
+                // It was changed at the CA meanwhile.
+                CaStatusOutcome::Known(state) => {
+                    let (found, wanted) = (production::at_ca_code(*state), production::at_ca_code(wanted));
+                    let words = format!("the certificate for {kind} is {found}, {wanted} was expected");
+                    return Err(failed(&words.replace('_', " ")));
+                }
+                CaStatusOutcome::NotFound => {
+                    return Err(failed(&format!("the CA does not know the certificate for {kind}")));
+                }
+                CaStatusOutcome::Unavailable { reason } => return Err(self.later(job, reason)),
+            }
             let private_key = self.private_key(job, production, certificate).await?;
             to_write.push(CardCertificate { kind: *kind, certificate: certificate.issued.clone(), private_key });
         }
@@ -311,7 +373,7 @@ impl Engine {
             return Ok(None);
         }
         let Some(authority) = &self.certificate_authority else {
-            return Err(self.later(job, "no certificate authority is set up here"));
+            return Err(self.later(job, NO_AUTHORITY));
         };
         match self.in_time(authority.find(&certificate.key), self.settings.call_time_out).await {
             Some(FindCertificateOutcome::Found { private_key: Some(key), .. }) => Ok(Some(key)),
@@ -327,15 +389,14 @@ impl Engine {
         if plan.delivery == Delivery::None {
             return Ok(None);
         }
-        let secret = Secret::digits(usize::from(plan.length), |bytes| self.entropy.fill(bytes))?;
+        let drawn = Secret::digits(usize::from(plan.length), |bytes| self.entropy.fill(bytes))?;
+        let secret = drawn.ok_or_else(|| std::io::Error::other("the source of random bytes gives nothing random"))?;
         Ok(Some((secret, plan.delivery)))
     }
 
     /// Has cards put aside that are not finished any more.
     pub(super) async fn discard(&self, jobs: Vec<Job>, by: By<'_>, done: &mut Vec<Done>) -> Result<bool, Error> {
-        let Some(personalizer) = &self.personalizer else {
-            return self.nobody(jobs, "no card personalizer", by, done).await;
-        };
+        let Some(personalizer) = &self.personalizer else { return self.leave(jobs).await };
         let calls = jobs.into_iter().map(|job| async move {
             let handle = if let Task::DiscardCard { handle } = &job.task { handle.as_str() } else { "" };
             let answer = match self.in_time(personalizer.discard(handle), self.settings.call_time_out).await {
@@ -356,32 +417,30 @@ impl Engine {
         let cards = self.cards_by_id(jobs.iter().filter_map(|job| job.card).collect()).await?;
         let holders: BTreeSet<UserId> = cards.values().filter_map(|card| card.holder.clone()).collect();
         let users = self.users_by_id(holders).await?;
-        let mut waiting = Waiting { at_hand: Vec::with_capacity(jobs.len()), answers: Vec::new() };
+        let mut waiting =
+            Waiting { at_hand: Vec::with_capacity(jobs.len()), answers: Vec::new(), asked_for: Vec::new() };
         for job in jobs {
             // Two jobs may be about one card: that which it waits for, and one of a production that was given up.
             let card = job.card.and_then(|card: CardId| cards.get(&card).cloned());
             match card.filter(|card| production::waits_for(card, &job)) {
                 None => waiting.answers.push((job, Answer::Superseded)),
-                // What was perhaps done is settled before the holder is looked at; a certificate that was ever asked for is
-                // got hold of first, so that it can be revoked.
-                Some(card) => match inactive_holder(&card, &users).filter(|_| is_untouched(&job)) {
-                    Some(holder) => {
-                        let reason = format!("user {holder} is not active any more");
-                        waiting.answers.push((job, failed(&reason)));
+                Some(card) => match unwanted(&card, &users, self.now()) {
+                    // A certificate that was ever asked for is got hold of first, so that it can be revoked.
+                    Some(reason) if job.kind() == JobKind::IssueCertificate && job.attempts > 0 => {
+                        // Unless a person wants it to be asked for again, since the CA cannot look.
+                        if job.attempt.is_none() && job.remark.as_deref() == Some(production::TO_BE_SENT_AGAIN) {
+                            waiting.at_hand.push((job, card));
+                        } else {
+                            waiting.asked_for.push((job, reason));
+                        }
                     }
-                    None => waiting.at_hand.push((job, card)),
+                    // What was perhaps done is settled before anything else.
+                    Some(reason) if job.attempt.is_none() => waiting.answers.push((job, failed(&reason))),
+                    _ => waiting.at_hand.push((job, card)),
                 },
             }
         }
         Ok(waiting)
-    }
-
-    async fn nobody(&self, jobs: Vec<Job>, who: &str, by: By<'_>, done: &mut Vec<Done>) -> Result<bool, Error> {
-        let answers = jobs.into_iter().map(|job| {
-            let answer = self.later(&job, &format!("{who} is set up here"));
-            (job, answer)
-        });
-        self.store_all(answers.collect(), by, done).await
     }
 
     /// Stores answers; true if all say that it is not for now.
@@ -408,6 +467,8 @@ impl Engine {
 struct Waiting {
     at_hand: Vec<(Job, Card)>,
     answers: Vec<(Job, Answer)>,
+    /// Certificates that were asked for and are wanted no more, and why.
+    asked_for: Vec<(Job, String)>,
 }
 
 struct FinishParts {
@@ -425,13 +486,6 @@ fn doubt(reason: &str) -> Answer {
     Answer::Production(ProductionAnswer::InDoubt { reason: clean(reason) })
 }
 
-fn is_untouched(job: &Job) -> bool {
-    match job.kind() {
-        JobKind::IssueCertificate => job.attempts == 0,
-        _ => job.attempt.is_none(),
-    }
-}
-
 fn reference(job: &Job) -> String {
     job.attempt.as_ref().map_or_else(String::new, |attempt| attempt.reference.clone())
 }
@@ -445,19 +499,28 @@ fn named_certificate(job: &Job) -> Option<crate::id::CertificateId> {
     }
 }
 
-fn inactive_holder<'a>(card: &'a Card, users: &BTreeMap<UserId, User>) -> Option<&'a UserId> {
-    card.holder.as_ref().filter(|holder| !users.get(*holder).is_some_and(User::is_active))
+/// Why a card is not made any more whose production has begun: its holder has left, or its validity is over.
+fn unwanted(card: &Card, users: &BTreeMap<UserId, User>, now: DateTime<Utc>) -> Option<String> {
+    let left = card.holder.as_ref().filter(|holder| !users.get(*holder).is_some_and(User::is_active));
+    left.map(|holder| format!("user {holder} is not active any more"))
+        .or_else(|| production::require_validity(card, now).err().map(|refusal| refusal.reason))
 }
 
-/// A prepared card; in doubt if it has no usable handle: there is a card that nobody can name.
+/// A prepared card. In doubt if it has no usable handle: there is a card that nobody can name. What else cannot be used is put
+/// aside.
 fn checked_card(prepared: Prepared) -> Answer {
-    if !is_name(&prepared.handle, LONGEST_NAME)
-        || !prepared.chip_serial.as_deref().is_none_or(|serial| is_name(serial, LONGEST_NAME))
-    {
-        return doubt("the personalizer gave a handle or chip serial that is none");
+    if !is_name(&prepared.handle, LONGEST_NAME) {
+        return doubt("the personalizer gave a handle that is none");
+    }
+    let unusable = |reason: &str| {
+        let (handle, reason) = (prepared.handle.clone(), reason.to_owned());
+        Answer::Production(ProductionAnswer::Unusable { handle, reason })
+    };
+    if !prepared.chip_serial.as_deref().is_none_or(|serial| is_name(serial, LONGEST_NAME)) {
+        return unusable("the personalizer gave a chip serial that is none");
     }
     if !prepared.requests.values().all(|request| is_pem(request, "CERTIFICATE REQUEST")) {
-        return doubt("the personalizer gave a certificate request that is none");
+        return unusable("the personalizer gave a certificate request that is none");
     }
     Answer::Production(ProductionAnswer::Prepared(prepared))
 }
@@ -489,15 +552,14 @@ fn is_pem(text: &str, label: &str) -> bool {
         && matches!(begins[..], [line] if line.trim_end().ends_with(&format!("{label}-----")))
 }
 
-/// A reason without the secrets that the engine has just handed on: a machine may repeat them in its words.
+/// A reason without the secrets that the engine has just handed on: a machine may repeat them in its words, or lines of a key.
 fn without(reason: &str, secrets: &[Secret]) -> String {
-    let mut reason = reason.to_owned();
-    for secret in secrets {
-        if let Ok(digits) = std::str::from_utf8(secret.expose())
-            && !digits.is_empty()
-        {
-            reason = reason.replace(digits, "…");
-        }
+    if reason.contains("PRIVATE KEY") {
+        return reason.to_owned(); // `clean` leaves nothing of it
     }
-    reason
+    let texts = secrets.iter().filter_map(|secret| std::str::from_utf8(secret.expose()).ok());
+    let mut lines: Vec<&str> = texts.flat_map(str::lines).map(str::trim).filter(|line| !line.is_empty()).collect();
+    // What holds another goes first, so that nothing of it is left.
+    lines.sort_by_key(|line| std::cmp::Reverse(line.len()));
+    lines.into_iter().fold(reason.to_owned(), |reason, line| reason.replace(line, "…"))
 }

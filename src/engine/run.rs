@@ -94,7 +94,7 @@ pub struct Report {
     pub run: RunId,
     /// How many items were dealt with.
     pub items: u64,
-    /// How many are done, by the state they came to.
+    /// How many are done, by the state they came to. Also what failed is done: see [`Card::failure`](crate::Card::failure) for why.
     pub done: BTreeMap<String, u64>,
     /// How many had nothing new.
     pub unchanged: u64,

@@ -78,9 +78,10 @@ impl RolePolicy {
         Self::default()
     }
 
-    /// The table for the processes that come with the library: operators order, update and abort; card production
-    /// administrators do that and repeat orders and settle doubts; approvers approve; requesters withdraw; the background
-    /// service syncs; administrators set options and enable processes.
+    /// The table for the processes that come with the library, each with the roles of its definition (see [`crate::process`]):
+    /// operators request, order, issue, activate, lock and abort; card production administrators also repeat and settle doubts;
+    /// approvers approve; operators and self-service users withdraw requests of their own; the background service syncs;
+    /// administrators set options and enable processes.
     pub fn standard() -> Self {
         crate::process::standard_roles().into_iter().fold(Self::new(), |policy, (process, roles)| Self {
             table: {

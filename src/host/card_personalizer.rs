@@ -13,10 +13,10 @@ use crate::secret::Secret;
 /// # Contract
 /// Each clause has a check of the same name in [`conformance::card_personalizer`](crate::conformance::card_personalizer).
 /// - **`handles_are_never_reused`**: each prepared card has a handle of its own, also if it is prepared under the same
-///   reference, and after others were finished or discarded.
+///   reference, after others were finished or discarded, and when the machine is opened again.
 /// - **`requests_are_for_the_wanted_kinds`**: a personalizer that makes keys on the card gives exactly one PKCS#10 request for
 ///   each kind of certificate wanted, each with a key of its own; one that does not gives none.
-/// - **`spoiled_means_not_usable`**: *spoiled* is said only when the card is surely not usable; *unavailable* only when
+/// - **`spoiled_means_not_usable`**: *spoiled* is said only when the card is surely not usable and stays so; *unavailable* only when
 ///   nothing was done to a card, so that the same call can be made again. Anything else is *unknown*.
 /// - **`good_means_delivered`**: *good* is said once the card is complete, with exactly the certificates of the order, and PIN
 ///   and PUK are delivered or deposited the way they should be.
@@ -41,7 +41,7 @@ pub trait CardPersonalizer: Send + Sync + 'static {
     /// Takes a blank card for a production, and makes keys on it where it does that.
     async fn prepare(&self, order: &PrepareOrder<'_>) -> PrepareOutcome;
 
-    /// Completes a prepared card.
+    /// Completes a prepared card. No handle is finished twice; if one is, *unknown* is true.
     async fn finish(&self, order: FinishOrder<'_>) -> FinishOutcome;
 
     /// Puts a prepared card aside that is not completed any more.
@@ -101,7 +101,7 @@ pub enum PrepareOutcome {
 pub struct Prepared {
     /// What the personalizer calls it from now on.
     pub handle: String,
-    /// The serial number of its chip, if it has one.
+    /// The serial number of its chip, if it has one. No two cards may have the same: the production of the second fails.
     pub chip_serial: Option<String>,
     /// The certificate requests (PKCS#10, in PEM), if the keys are made on the card.
     pub requests: BTreeMap<CertificateKind, String>,

@@ -75,7 +75,8 @@ forward!(CertificateAuthority {
     async fn status(&self, certificates: &[IssuedCertificate]) -> Vec<CaStatusOutcome>;
 });
 
-/// An order for one certificate.
+/// An order for one certificate. Name, UPN and e-mail address are the card's attributes `commonName`, `upn` and `email`: see
+/// [`UserToCardMap`](crate::UserToCardMap).
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CertificateOrder {

@@ -1,8 +1,5 @@
-/// Where random bytes come from: PINs, PUKs and new run ids.
-///
-/// # Contract
-/// - **`bytes_are_secret_and_unpredictable`**: every byte is drawn afresh from a source that is fit for secrets. Only a
-///   simulation uses anything else.
+/// Where the random bytes of PINs and PUKs come from. Every byte must be drawn afresh from a source that is fit for secrets;
+/// only a simulation uses anything else. No test can tell, so there is no kit for it.
 ///
 /// # Errors
 /// When the source fails, what needs it is tried again later.

@@ -10,26 +10,44 @@ use crate::card::{BureauTimes, CardState, ReadOut};
 /// Speaks with the GO Cards bureau.
 ///
 /// # Contract
+/// Each clause has a check of the same name in [`conformance::go_cards_provider`](crate::conformance::go_cards_provider).
+/// - **`accepted_means_ordered`**: *accepted* is said once the bureau has the order, whole and once, under the order id given,
+///   which no other order has.
+/// - **`failures_stay_apart`**: a final no of the bureau is *refused*; a bureau out of reach is *unavailable* or *unknown*; too
+///   many orders are *rate-limited*, with a time to wait. What was not accepted for now is taken when it is placed again.
 /// - **`one_result_per_order`**: [`place`](Self::place) and [`status`](Self::status) give one result for each order, in
-///   their order. Any other number counts as unknown for all.
+///   their order; one that is refused does not spoil the others. Any other number counts as unknown for all.
 /// - **`refused_means_not_accepted`**: *refused*, *unavailable* and *rate-limited* are said only when the bureau surely did
-///   not accept. A lost or unreadable answer is *unknown*.
+///   not accept, and will not. A lost or unreadable answer is *unknown*.
 /// - **`no_retry_of_the_unknown`**: the provider never sends an order again by itself after an answer it did not
-///   understand or did not get.
+///   understand or did not get, neither at once nor later, alone or with others.
 /// - **`found_means_accepted`**: [`find`](Self::find) says *found* only for an order that the bureau accepted under exactly
-///   this reference, and *not found* only when it could look.
-/// - **`idempotent_means_one_order`**: if [`placement`](Self::placement) is idempotent, placing twice under one reference
-///   gives one order.
+///   this reference, and gives its order id.
+/// - **`accepted_is_found`**: if it can look at all, [`find`](Self::find) finds what the bureau has accepted, at once or some
+///   hours later, and from then on; through every handle, and also where the answer to the order was lost.
+/// - **`status_is_of_its_order`**: [`status`](Self::status) gives the status of exactly this order id, with that id and the id of
+///   its card, as often as it is asked for, some hours after it was accepted at the latest; an id that the bureau does not
+///   know is *not found*.
+/// - **`not_found_means_looked`**: [`find`](Self::find) and [`status`](Self::status) say *not found* only when the bureau could
+///   be asked; one out of reach is *unavailable*.
+/// - **`reading_changes_nothing`**: [`find`](Self::find) and [`status`](Self::status) order nothing and end nothing.
+/// - **`idempotent_means_one_order`**: if [`placement`](Self::placement) is idempotent, every handle says so, and placing
+///   again under a reference that was accepted gives the same order id and no second order: at once, by many at a time, weeks
+///   later, and though the bureau would not take such an order any more.
 ///
 /// # Not required
 /// Looking up by reference ([`FindOutcome::CannotLook`]); idempotency; cancellation at the bureau. Published GO Cards has
-/// none of them.
+/// none of them. News at once: a status may be one that was true before.
 ///
 /// # Cancellation
 /// A dropped [`place`](Self::place) has an unknown outcome; the others only read.
 ///
 /// # Errors
 /// All are outcomes: [`PlaceOutcome`], [`StatusOutcome`], [`FindOutcome`].
+///
+/// # Implementing
+/// A [`BureauFactory`](crate::conformance::go_cards_provider::BureauFactory) says how yours is opened, and how to look at the
+/// bureau's books; [`check_all`](crate::conformance::go_cards_provider::check_all) checks it.
 #[async_trait]
 pub trait GoCardsProvider: Send + Sync + 'static {
     /// Whether placing twice under one reference gives one order.

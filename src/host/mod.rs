@@ -1,7 +1,7 @@
 //! What the host application provides: one trait a file.
 //!
 //! All traits are object-safe and have no defaulted methods. Each states its contract as named clauses, and
-//! [`conformance`](crate::conformance) has a check of the same name for each clause of a store, a CA
+//! [`conformance`](crate::conformance) has a check of the same name for each clause of a store, a directory, a bureau, a CA
 //! and a card personalizer.
 //!
 //! # Writing one

@@ -8,14 +8,28 @@ use crate::user::User;
 /// Reads users from the host's directory.
 ///
 /// # Contract
-/// - **`known_users_come_back`**: [`users`](Self::users) gives every user that exists, once, in any order; unknown ids are
-///   left out.
-/// - **`search_ends`**: following the cursors of [`search`](Self::search) from `None` comes to a page without one. A user
-///   that matches throughout is seen at least once; the engine copes with seeing one twice.
-/// - **`photo_is_by_reference`**: [`photo`](Self::photo) gives the photo's bytes, or `None` if the user has none.
+/// Each clause has a check of the same name in [`conformance::user_repository`](crate::conformance::user_repository).
+/// - **`known_users_come_back`**: [`users`](Self::users) gives every user that exists, whole and once, in any order, however
+///   many ids it is given; unknown ids are left out, and nobody else is given.
+/// - **`pages_keep_the_limit`**: a page of [`search`](Self::search) has at most `limit` users, which is at least 1.
+/// - **`search_ends`**: following the cursors from `None` comes to a page without one.
+/// - **`search_sees_everybody`**: a user that matches throughout a walk is seen at least once, and as [`users`](Self::users)
+///   gives it, whoever joins and leaves meanwhile. The engine copes with seeing one twice.
+/// - **`search_filters`**: every user of a page matches, as by [`UserFilter::matches`]. What the directory cannot search by is
+///   [`DirectoryError::Unsupported`], never passed over.
+/// - **`walks_do_not_meet`**: several walks at once, through one handle or several, see what each would see alone.
+/// - **`cursor_goes_on_or_expires`**: a cursor goes on after its page, as often as it is used, through any handle, however
+///   late; or it is [`DirectoryError::CursorExpired`]. A text that is no cursor, which may come from anybody, is expired
+///   too, or some place in the walk.
+/// - **`photo_belongs_to_its_user`**: [`photo`](Self::photo) gives the bytes of this user's photo, as often as it is asked
+///   for, or `None` if the user has none or is not known.
+/// - **`reading_changes_nothing`**: the directory stays as it is, whoever is looked for: asking for a user makes none.
+/// - **`away_is_not_empty`**: while the directory cannot be reached, every call is [`DirectoryError::Unavailable`]: nobody
+///   is unknown for that, no page the last, no photo missing.
 ///
 /// # Not required
-/// Writing; snapshots over pages; cursors that never expire (say [`DirectoryError::CursorExpired`]).
+/// Writing; an order; full pages (one may be empty and not the last); snapshots over pages; cursors that outlive their
+/// handle or the hour; searching by every attribute; news at once: a directory may be read through a cache.
 ///
 /// # Cancellation
 /// Only reads: a dropped call has no effect.
@@ -24,14 +38,18 @@ use crate::user::User;
 /// | situation | variant |
 /// |---|---|
 /// | the directory cannot be reached | [`DirectoryError::Unavailable`] |
-/// | the cursor is too old | [`DirectoryError::CursorExpired`] |
+/// | the cursor is too old, another's, or none | [`DirectoryError::CursorExpired`] |
 /// | it cannot search by that attribute | [`DirectoryError::Unsupported`] |
+///
+/// # Implementing
+/// A [`DirectoryFactory`](crate::conformance::user_repository::DirectoryFactory) says how yours is opened and whom it knows;
+/// [`check_all`](crate::conformance::user_repository::check_all) checks it.
 #[async_trait]
 pub trait UserRepository: Send + Sync + 'static {
     /// The users with these ids.
     async fn users(&self, ids: &[UserId]) -> Result<Vec<User>, DirectoryError>;
 
-    /// Up to about `limit` users that match, from where the cursor points.
+    /// Up to `limit` users that match: the first for no cursor, else those after the page that gave it.
     async fn search(&self, filter: &UserFilter, cursor: Option<&str>, limit: usize)
     -> Result<UserPage, DirectoryError>;
 

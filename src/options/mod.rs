@@ -450,14 +450,13 @@ impl Options {
     }
 
     /// What is stored as being in force, some of which may not load in this release. Scripts that load but contradict each other count as broken
-    /// too, both of them.
+    /// too, both of them. What is not stored is as in `defaults`.
     pub(crate) fn stored(
-        catalogue: &OptionCatalogue,
+        defaults: &Self,
         scripts: impl IntoIterator<Item = ScriptOptions>,
         broken: impl IntoIterator<Item = BrokenScript>,
         shipped: impl Fn(&str) -> Option<ScriptOptions>,
     ) -> Self {
-        let defaults = Self::defaults(catalogue);
         let mut sound = defaults.0.scripts.clone();
         sound.extend(scripts.into_iter().map(|options| (options.script.clone(), Arc::new(options))));
         let mut broken: BTreeMap<_, _> =

@@ -32,10 +32,18 @@ pub struct HouseRules {
 }
 
 /// What an office has besides what every office has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Equipment {
+    pub(crate) bureau: bool,
     pub(crate) personalizer: bool,
     pub(crate) certificate_authority: bool,
+}
+
+impl Default for Equipment {
+    /// Everything, for plans that are made without an engine.
+    fn default() -> Self {
+        Self { bureau: true, personalizer: true, certificate_authority: true }
+    }
 }
 
 impl Default for HouseRules {

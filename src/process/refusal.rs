@@ -54,7 +54,7 @@ pub enum RefusalCode {
     WrongKind,
     /// The object is in a state that the process does not take.
     WrongState,
-    /// The process is not offered for objects in this state.
+    /// The process, or what was answered, is not offered for such an object.
     NotOffered,
     /// The access policy says no for this object.
     NotPermitted,
@@ -100,7 +100,7 @@ pub enum RefusalCode {
     BadPlan,
     /// The run was stopped before this item.
     Stopped,
-    /// A refusal of a host's own process.
+    /// A refusal of a host's own process or job; of a message that was not sent, `message_not_sent`.
     Custom(String),
 }
 

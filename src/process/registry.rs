@@ -188,6 +188,7 @@ fn standard_processes() -> Vec<Arc<dyn Process>> {
         Arc::new(temporary_cards::Order::new()),
         Arc::new(cards::Approval::new()),
         Arc::new(cards::AbortRequest::new()),
+        Arc::new(cards::AbortApproved::new()),
         Arc::new(cards::RequestMultiple::new()),
         Arc::new(cards::Produce::issue_multiple()),
         Arc::new(cards::Produce::repeat()),

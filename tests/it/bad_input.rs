@@ -7,8 +7,9 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use cardwright::adapters::local_ca::{CaIdentity, LocalCa, MemoryJournal};
 use cardwright::adapters::memory::{MemoryRepository, MemoryUsers};
-use cardwright::adapters::simulator::{BureauBehaviour, PlaceScript};
+use cardwright::adapters::simulator::{BureauBehaviour, HandleState, PersonalizerBehaviour, PlaceScript};
 use cardwright::host::{
     Accepted, AccessPolicy, CardOrder, CardQuery, CardRepository, CertificateQuery, ClaimRequest, CommitError,
     Decision, DirectoryError, FeedPage, FindOutcome, GoCardsProvider, JobQuery, PlaceOutcome, Placement,
@@ -20,20 +21,23 @@ use cardwright::process::{
     ProcessDefinition, ProcessPackage, Refusal, RefusalCode, RegistryError, Slot,
 };
 use cardwright::{
-    Actor, ActorId, ApprovalRequest, Attempt, Card, CardId, CardKind, CardState, Certificate, CertificateId, ChainKey,
-    ChangeSet, EngineBuilder, EngineSettings, Error, HistoryEntry, Interruption, Job, JobId, JobState, NumberRange,
-    ObjectId, Record, Report, RequestId, RequestState, Reservation, Run, Stamp, SymbolicName, User, UserId, Why,
+    Actor, ActorId, ApprovalRequest, Attempt, Card, CardId, CardKind, CardState, Certificate, CertificateId,
+    CertificateKind, ChainKey, ChangeSet, EngineBuilder, EngineSettings, Error, HistoryEntry, Interruption, Job, JobId,
+    JobKind, JobState, NumberRange, ObjectId, Record, Report, RequestId, RequestState, Reservation, Run, Secret, Stamp,
+    SymbolicName, User, UserId, Why,
 };
 use futures::executor::block_on;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use crate::machines::Machine;
 use crate::office::{
-    ABORT, ABORT_REQUEST, APPROVAL, ORDER, ORDER_SCRIPT, ORDER_TEMPORARY, Office, REPEAT, RESOLVE, SYNC_ORDERS,
-    SYNC_STATUS, TEMPORARY_SCRIPT, UPDATE, administrator, approver, clock, operator, person, run_id, service, user_id,
-    user_item,
+    ABORT, ABORT_REQUEST, ACTIVATE, APPROVAL, ISSUE, ORDER, ORDER_SCRIPT, ORDER_TEMPORARY, Office, REPEAT,
+    REPEAT_PRODUCTION, RESOLVE, SYNC_ORDERS, SYNC_STATUS, TEMPORARY_SCRIPT, UPDATE, administrator, approver, clock,
+    operator, person, rules, run_id, service, user_id, user_item,
 };
+use crate::watched::{jobs, store};
 
 // ---- processes ---------------------------------------------------------------------------------------------------
 
@@ -967,6 +971,83 @@ fn number_range_that_is_exhausted_refuses_the_rest() {
     assert!(matches!(desk.office.one_new(&[("amount", "1")]), Outcome::Done { .. }), "temporary cards have their own");
 }
 
+// ---- the CA --------------------------------------------------------------------------------------------------------
+
+/// An office with the embedded CA, whose own certificate is good until then, and a machine of the test's choice.
+fn with_embedded_ca(until: &str, profiles: [&str; 2]) -> (Office, Machine) {
+    let (store, clock) = store();
+    let time = |text: &str| text.parse().expect("a time");
+    let identity = CaIdentity::self_signed("Example card CA", time("2026-01-01T00:00:00Z"), time(until));
+    let builder = LocalCa::builder(identity.expect("a root")).sealing_key(Secret::new(vec![7; 32]));
+    let ca = block_on(builder.open(MemoryJournal::new(), Arc::new(clock.clone()))).expect("the CA opens");
+    let machine = Machine::new(&clock);
+    let [logon, signature] = profiles.map(str::to_owned);
+    let rules = rules()
+        .certificate_profiles([(CertificateKind::Authentication, logon), (CertificateKind::Signature, signature)]);
+    let office = Office::on(store, clock, |builder| {
+        builder.certificate_authority(ca).personalizer(machine.clone()).rules(rules)
+    });
+    (Office { personalizer: machine.inner.clone(), ..office }, machine)
+}
+
+/// Why a card failed that was put aside without a certificate.
+fn not_issued(office: &Office, card: CardId) -> String {
+    let (report, _) = office.run(ISSUE, &operator(), Answer::ids([ItemId::Card(card)]));
+    assert_eq!((report.done.get("failed"), report.interrupted.as_ref()), (Some(&1), None), "{report:?}");
+    assert_eq!(office.certificates(card), []);
+    assert_eq!(office.personalizer.ledger()[0].state, HandleState::Discarded);
+    assert_eq!(office.personalizer.calls().finish, 0);
+    office.card(card).failure.expect("it failed").cause
+}
+
+#[test]
+fn profile_that_the_ca_does_not_have_fails_the_card() {
+    let (office, _) = with_embedded_ca("2040-01-01T00:00:00Z", ["badge", "signature"]);
+    let card = office.request("u1");
+    says(&not_issued(&office, card), &["there is no profile \"badge\"", "authentication", "signature", "encryption"]);
+}
+
+#[test]
+fn request_that_the_ca_cannot_read_fails_the_card() {
+    let garbage = "-----BEGIN CERTIFICATE REQUEST-----\nMAA=\n-----END CERTIFICATE REQUEST-----\n";
+    let (office, machine) = with_embedded_ca("2040-01-01T00:00:00Z", ["authentication", "signature"]);
+    machine.next_prepared(move |prepared| {
+        let kinds = [CertificateKind::Authentication, CertificateKind::Signature];
+        prepared.requests = kinds.map(|kind| (kind, garbage.to_owned())).into();
+    });
+    let card = office.request("u1");
+    says(&not_issued(&office, card), &["the request is not a PKCS#10 request"]);
+    // A machine whose requests are for trials only.
+    office.personalizer.behave(PersonalizerBehaviour::calm().makes_keys(true));
+    let outcome = office.one(REPEAT_PRODUCTION, &operator(), ItemId::Card(card), &[]);
+    assert!(matches!(&outcome, Outcome::Done { state, .. } if state == "failed"), "{outcome:?}");
+    says(&office.card(card).failure.expect("it failed").cause, &["the request is not PEM"]);
+    // A machine that leaves the keys to the CA.
+    office.personalizer.behave(PersonalizerBehaviour::calm());
+    office.one(REPEAT_PRODUCTION, &operator(), ItemId::Card(card), &[]);
+    assert_eq!(office.state(card), CardState::Issued);
+}
+
+#[test]
+fn validity_past_that_of_the_ca_ends_with_the_ca() {
+    let (office, _) = with_embedded_ca("2031-01-01T00:00:00Z", ["authentication", "signature"]);
+    let (card, late) = (office.request("u1"), office.request("u2"));
+    office.one(ISSUE, &operator(), ItemId::Card(card), &[]);
+    let ends: Vec<_> = office.certificates(card).iter().map(|made| made.issued.valid_until.to_rfc3339()).collect();
+    assert_eq!(ends, ["2031-01-01T00:00:00+00:00"; 2]);
+    assert!(office.card(card).valid_until.is_some_and(|until| until.to_rfc3339() > ends[0]));
+    // When the CA is over, so are its certificates, and it issues no others: the card waits until the CA is renewed.
+    office.clock.advance(Duration::from_secs(400 * 24 * 3600));
+    let outcome = office.one(ACTIVATE, &operator(), ItemId::Card(card), &[]);
+    refused(&outcome, RefusalCode::Expired, &["the certificate for ", "2031-01-01"]);
+    office.one(ISSUE, &operator(), ItemId::Card(late), &[]);
+    assert_eq!((office.state(late), office.certificates(late)), (CardState::Approved, vec![]));
+    let remark = jobs(&office, JobKind::IssueCertificate)
+        .into_iter()
+        .find_map(|job| job.remark.filter(|_| job.card == Some(late)));
+    says(&remark.expect("why"), &["2031-01-01"]);
+}
+
 // ---- people ------------------------------------------------------------------------------------------------------
 
 #[test]
@@ -1466,23 +1547,23 @@ impl AccessPolicy for Spares {
 
 /// A directory that can be away or silent.
 #[derive(Clone)]
-struct Directory {
+pub(crate) struct Directory {
     users: MemoryUsers,
     trouble: Arc<AtomicU8>,
     /// How many calls are answered before it is away.
     answers: Arc<AtomicU8>,
 }
 
-const CALM: u8 = 0;
-const AWAY: u8 = 1;
+pub(crate) const CALM: u8 = 0;
+pub(crate) const AWAY: u8 = 1;
 const SILENT: u8 = 2;
 
 impl Directory {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { users: MemoryUsers::new((1..=10).map(person)), trouble: Arc::default(), answers: Arc::default() }
     }
 
-    fn set(&self, trouble: u8) {
+    pub(crate) fn set(&self, trouble: u8) {
         self.trouble.store(trouble, Ordering::Relaxed);
     }
 

@@ -49,12 +49,12 @@ fn all_missing_parts_are_named_at_once() {
     let error = Engine::builder().build().unwrap_err();
     assert_eq!(
         error.to_string(),
-        "the engine needs a repository, a user directory, a bureau, a notifier and an access policy: call \
-         EngineBuilder::repository, EngineBuilder::users, EngineBuilder::bureau, EngineBuilder::notifier and \
+        "the engine needs a repository, a user directory, a notifier and an access policy: call \
+         EngineBuilder::repository, EngineBuilder::users, EngineBuilder::notifier and \
          EngineBuilder::access"
     );
     let error = Engine::builder().notifier(NoMessages).access(cardwright::host::AllowAll).build().unwrap_err();
-    assert!(matches!(&error, BuildError::Missing { parts } if *parts == ["repository", "users", "bureau"]), "{error}");
+    assert!(matches!(&error, BuildError::Missing { parts } if *parts == ["repository", "users"]), "{error}");
     let repository =
         cardwright::adapters::memory::MemoryRepository::new(std::sync::Arc::new(cardwright::host::SystemClock));
     let builder = Engine::builder().repository(repository).notifier(NoMessages);

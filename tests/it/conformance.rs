@@ -1,6 +1,5 @@
 //! The kit against the store in memory, and against stores that are broken on purpose.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +19,8 @@ use cardwright::{
 };
 use futures::future::{FutureExt as _, join_all};
 use uuid::Uuid;
+
+use crate::kits::{assert_all_shown, assert_caught};
 
 #[test]
 fn memory_keeps_every_clause() {
@@ -106,13 +107,10 @@ fn every_broken_store_is_caught() {
         (Flaw::KeepsNoCertificates, "stored_is_stored"),
     ];
     let caught: Vec<&str> = flaws.iter().map(|(_, clause)| *clause).collect();
-    for clause in clauses() {
-        assert!(caught.contains(&clause), "no broken store shows that {clause} checks anything");
-    }
+    assert_all_shown(&clauses(), &caught);
     for (flaw, clause) in flaws {
         let factory = Factory { flaw: Some(flaw), ..Factory::new(|store| Arc::new(store)) };
-        let outcome = catch_unwind(AssertUnwindSafe(|| block_on(check(&factory.kit(), clause))));
-        assert!(outcome.is_err(), "{clause} does not catch a store that {flaw:?}");
+        assert_caught(|| block_on(check(&factory.kit(), clause)), flaw, clause);
     }
 }
 

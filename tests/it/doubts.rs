@@ -593,3 +593,28 @@ fn a_not_now_to_the_second_sending_says_nothing_about_the_first() {
         assert_eq!(office.bureau.ledger().len(), 1, "one card, under the first reference");
     }
 }
+
+#[test]
+fn a_not_now_to_the_first_sending_says_nothing_about_the_second() {
+    let (repository, clock) = store();
+    let office = Office::on(repository.clone(), clock, |builder| builder);
+    office.bureau.behave(BureauBehaviour::calm().idempotent(true));
+    let bureau = TestBureau::new(office.bureau.clone());
+    let slow = second(&office, repository.clone(), |builder| builder.bureau(bureau.clone()));
+    let other = second(&office, repository, |builder| builder);
+    let card = office.order("u1");
+    // The first is told to wait, and is slow to hear it: another has sent the same attempt again, and it was accepted.
+    office.bureau.next_place(PlaceScript::RateLimited(Duration::from_secs(60)));
+    office.bureau.next_place(PlaceScript::LoseReplyAfterAccepting);
+    bureau.before_answer(move || {
+        other.clock.advance(HOUR);
+        other.sync(SYNC_ORDERS);
+        assert_eq!(other.bureau.ledger().len(), 1, "it was accepted");
+    });
+    slow.sync(SYNC_ORDERS);
+    assert_eq!(code(&office.one(ABORT, &operator(), ItemId::Card(card), &[])), RefusalCode::BeingSent);
+    office.clock.advance(HOUR);
+    office.sync(SYNC_ORDERS);
+    assert_eq!(office.state(card), CardState::Ordered);
+    assert_eq!(office.bureau.ledger().len(), 1, "one card, under the first reference");
+}

@@ -4,7 +4,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
-use std::task::Poll;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -12,8 +11,7 @@ use cardwright::adapters::memory::MemoryRepository;
 use cardwright::adapters::simulator::{BureauBehaviour, PlaceScript, SimulatedBureau, SimulatedClock};
 use cardwright::adapters::sqlite::{SqliteOptions, SqliteRepository};
 use cardwright::host::{
-    AccessPolicy, CardQuery, CardRepository, Clock, CustomOutcome, Decision, JobPerformer, PlaceOutcome, RequestQuery,
-    UserFilter,
+    AccessPolicy, CardQuery, CardRepository, Clock, CustomOutcome, Decision, JobPerformer, PlaceOutcome, UserFilter,
 };
 use cardwright::options::ResolvedOptions;
 use cardwright::process::{
@@ -23,15 +21,16 @@ use cardwright::process::{
 use cardwright::{
     Actor, ActorId, Card, CardId, CardKind, CardState, ChainKey, ChangeSet, EngineBuilder, EngineSettings,
     Interruption, Job, JobId, JobKind, JobState, Message, MessageId, MessageKind, Recipient, Record, Report, Role,
-    Route, RunId, Stamp, SymbolicName, Task, UserId, Why,
+    Route, Stamp, SymbolicName, Task, UserId, Why,
 };
 use chrono::{DateTime, TimeDelta, Utc};
 use futures::FutureExt as _;
 use futures::executor::block_on;
 
+use crate::gate::{Death, Gate, Gated};
 use crate::office::{
     ABORT, APPROVAL, ORDER, ORDER_SCRIPT, Office, REPEAT, RESOLVE, SYNC_ORDERS, SYNC_STATUS, UPDATE, approver, clock,
-    operator, rules, run_id, service, user_id, user_item,
+    operator, rules, service, user_id, user_item,
 };
 use crate::watched::{TestBureau, Watched, jobs, second, store};
 
@@ -68,32 +67,22 @@ impl Bugged {
         Self { office, store: watched, bureau, repository, plain }
     }
 
-    /// The same, where every call to store and bureau waits once, so that work can be dropped there, and no call is ever too
-    /// late.
-    fn slow(&self) -> Office {
-        self.store.pause_at_every_call();
-        self.bureau.pause_at_every_call();
-        let clock = NeverSleeps(self.office.clock.clone());
-        second(&self.office, Arc::clone(&self.store), |builder| {
-            builder.bureau(self.bureau.clone()).clock(clock).worker("slow")
-        })
+    /// The same with store, bureau and clock behind a gate.
+    fn gated(&self) -> (Office, Gate) {
+        let gate = Gate::default();
+        let office = second(&self.office, Gated(self.repository.clone(), gate.clone()), |builder| {
+            builder
+                .bureau(Gated(self.bureau.clone(), gate.clone()))
+                .clock(Gated(self.office.clock.clone(), gate.clone()))
+                .worker("gated")
+        });
+        (office, gate)
     }
 
     /// One more engine on the same store, with which nobody interferes.
     fn other(&self, change: impl FnOnce(EngineBuilder) -> EngineBuilder) -> Office {
         second(&self.office, self.repository.clone(), change)
     }
-}
-
-/// Does this many steps of the work and drops the rest; what it came to if that was all.
-async fn steps<T>(steps: usize, work: impl Future<Output = T>) -> Option<T> {
-    let mut work = Box::pin(work);
-    for _ in 0..steps {
-        if let Poll::Ready(done) = futures::poll!(work.as_mut()) {
-            return Some(done);
-        }
-    }
-    None
 }
 
 type PlanItem = Box<dyn Fn(Item, &PlanContext<'_>) -> Result<Plan, Refusal> + Send + Sync>;
@@ -416,39 +405,37 @@ fn items_of_one_chunk_that_change_the_same_record_all_get_done() {
 
 // ---- what becomes of a run ---------------------------------------------------------------------------------------
 
-/// Orders three chunks at once, one of which (from 0) is dropped after so many polls and asked for again.
-fn chunk_dropped(chunk: usize, polls: usize, stop: bool) -> (Bugged, Report, bool) {
+/// Orders three chunks at once, one of which (from 0) is dropped when it waits for the so manieth time, and asked for again.
+fn chunk_dropped(chunk: usize, waits: usize, stop: bool) -> (Bugged, Report, bool) {
     let bugged = Bugged::new();
     bugged.plain.script(ORDER_SCRIPT, DIRECT);
-    let slow = bugged.slow();
-    let (outcomes, report, dropped) = block_on(async {
-        let run = slow.engine.open(ORDER, &operator()).await.unwrap();
-        let mut execution = slow.engine.next(&run, users(1..=10)).await.unwrap();
-        let mut outcomes = Vec::new();
-        for _ in 0..chunk {
-            outcomes.extend(execution.next_chunk().await.unwrap().unwrap());
-        }
-        let done = steps(polls, execution.next_chunk()).await;
-        let dropped = done.is_none();
-        outcomes.extend(done.into_iter().flat_map(|chunk| chunk.unwrap().unwrap()));
-        if stop {
-            execution.stop_handle().stop();
-        }
-        while let Some(chunk) = execution.next_chunk().await.unwrap() {
-            outcomes.extend(chunk);
-        }
-        (outcomes, execution.report().clone(), dropped)
-    });
+    let (office, gate) = bugged.gated();
+    let run = block_on(office.engine.open(ORDER, &operator())).unwrap();
+    let mut execution = block_on(office.engine.next(&run, users(1..=10))).unwrap();
+    let mut outcomes = Vec::new();
+    for _ in 0..chunk {
+        outcomes.extend(block_on(execution.next_chunk()).unwrap().unwrap());
+    }
+    let (done, _) = gate.pass(Death::Waiting(waits), execution.next_chunk());
+    let dropped = done.is_none();
+    outcomes.extend(done.into_iter().flat_map(|chunk| chunk.unwrap().unwrap()));
+    if stop {
+        execution.stop_handle().stop();
+    }
+    while let Some(chunk) = block_on(execution.next_chunk()).unwrap() {
+        outcomes.extend(chunk);
+    }
+    let report = execution.report().clone();
     let items: BTreeSet<ItemId> = outcomes.iter().map(|(item, _)| item.clone()).collect();
-    assert_eq!((outcomes.len(), items.len(), report.items), (10, 10, 10), "after {polls} polls: {report:?}");
+    assert_eq!((outcomes.len(), items.len(), report.items), (10, 10, 10), "dropped at wait {waits}: {report:?}");
     (bugged, report, dropped)
 }
 
 #[test]
 fn a_chunk_that_was_dropped_in_the_middle_and_is_asked_for_again_gives_every_item_its_outcome() {
-    for (chunk, polls) in (0..3).flat_map(|chunk| (1..40).map(move |polls| (chunk, polls))) {
-        let (Bugged { plain: office, .. }, report, dropped) = chunk_dropped(chunk, polls, false);
-        let label = format!("chunk {chunk} dropped after {polls} polls: {report:?}");
+    for (chunk, waits) in (0..3).flat_map(|chunk| (1..30).map(move |waits| (chunk, waits))) {
+        let (Bugged { plain: office, .. }, report, dropped) = chunk_dropped(chunk, waits, false);
+        let label = format!("chunk {chunk} dropped at wait {waits}: {report:?}");
         assert_eq!(report.done_in_all() + report.done_earlier + report.in_doubt, 10, "{label}");
         assert_eq!(cards(&office).len(), 10, "{label}");
         assert_sound(&office, &label);
@@ -457,8 +444,8 @@ fn a_chunk_that_was_dropped_in_the_middle_and_is_asked_for_again_gives_every_ite
         let settled = |card: &Card| card.state() == CardState::Ordered || is_in_doubt(card);
         assert!(cards(&office).iter().all(settled), "{label}");
         assert_sound(&office, &label);
-        assert!(dropped || polls > 10, "{polls} are few places");
-        assert!(!dropped || polls < 39, "{polls} are not all places");
+        assert!(dropped || waits > 10, "{waits} are few places");
+        assert!(!dropped || waits < 29, "{waits} are not all places");
     }
 }
 
@@ -714,14 +701,11 @@ fn a_job_whose_card_no_longer_waits_for_it_is_not_polled_for_ever() {
             assert!(matches!(other.one("HostGiveUp", &operator(), ItemId::Card(card), &[]), Outcome::Done { .. }))
         };
         if meanwhile == Meanwhile::WorkerDied {
-            let slow = bugged.slow();
+            office.bureau.next_place(PlaceScript::Late(20 * SECOND));
             block_on(async {
-                let run = slow.engine.open(SYNC_ORDERS, &service()).await.unwrap();
-                let mut execution = slow.engine.next(&run, Answer::new()).await.unwrap();
-                let mut chunk = Box::pin(execution.next_chunk());
-                while slow.bureau.ledger().is_empty() {
-                    assert!(futures::poll!(chunk.as_mut()).is_pending());
-                }
+                let run = office.engine.open(SYNC_ORDERS, &service()).await.unwrap();
+                let mut execution = office.engine.next(&run, Answer::new()).await.unwrap();
+                assert!(execution.next_chunk().now_or_never().is_none(), "the answer is still on its way");
             });
             give_up();
         } else {
@@ -848,82 +832,7 @@ fn a_card_read_before_it_changed_verifies_and_an_entry_slipped_in_is_found() {
     }
 }
 
-// ---- dropped, and many at once -----------------------------------------------------------------------------------
-
-/// A clock on which no sleep ever ends, so that only the test decides how far the work gets.
-struct NeverSleeps(SimulatedClock);
-
-#[async_trait]
-impl Clock for NeverSleeps {
-    fn now(&self) -> DateTime<Utc> {
-        self.0.now()
-    }
-    async fn sleep(&self, _: Duration) {
-        std::future::pending().await
-    }
-}
-
-/// Finishes a run, or begins it.
-async fn finish(office: &Office, id: RunId, process: &str, actor: &Actor, answer: &Answer) -> Report {
-    let run = office.engine.open_as(id, process, actor).await.unwrap();
-    office.engine.next(&run, answer.clone()).await.unwrap().finish().await.unwrap()
-}
-
-/// Drops the work after so many polls, finishes the run, lets the syncs do the rest; whether it was finished before.
-fn dropped_after(polls: usize, process: &str, options: &str) -> bool {
-    let label = format!("{process} with {options:?}, dropped after {polls} polls");
-    let bugged = Bugged::new();
-    let plain = &bugged.plain;
-    plain.script(ORDER_SCRIPT, options);
-    let (mut actor, mut answer) = (operator(), users(1..=6));
-    if process == APPROVAL {
-        plain.run(ORDER, &operator(), answer);
-        actor = approver();
-        answer = Answer::all(Filter::Requests(RequestQuery::default())).with("decision", "approve");
-    }
-    let slow = bugged.slow();
-    let work = async {
-        finish(&slow, run_id(9), process, &actor, &answer).await;
-        let run = slow.engine.open(SYNC_ORDERS, &service()).await.unwrap();
-        slow.engine.next(&run, Answer::new()).await.unwrap().finish().await.unwrap();
-    };
-    let finished = block_on(steps(polls, work)).is_some();
-    assert_sound(plain, &label);
-
-    let report = block_on(finish(plain, run_id(9), process, &actor, &answer));
-    assert_eq!(report.done_in_all() + report.done_earlier + report.in_doubt, 6, "{label}: {report:?}");
-    for _ in 0..2 {
-        plain.clock.advance(HOUR);
-        plain.sync(SYNC_ORDERS);
-    }
-    assert_sound(plain, &label);
-    let cards = cards(plain);
-    assert_eq!(cards.len(), 6, "{label}");
-    assert!(cards.iter().all(|card| card.state() == CardState::Ordered || is_in_doubt(card)), "{label}");
-    assert!(cards.iter().filter(|card| is_in_doubt(card)).count() <= 3, "{label}: only what was in flight is in doubt");
-    finished
-}
-
-/// Drops the work at every place where it waits.
-fn drop_everywhere(process: &str, options: &str) {
-    let places = (1..1000).find(|polls| dropped_after(*polls, process, options)).expect("it ends");
-    assert!(places > 20, "{places} places are few");
-}
-
-#[test]
-fn queued_orders_dropped_at_any_await_are_neither_lost_nor_placed_twice() {
-    drop_everywhere(ORDER, "");
-}
-
-#[test]
-fn direct_orders_dropped_at_any_await_are_neither_lost_nor_placed_twice() {
-    drop_everywhere(ORDER, DIRECT);
-}
-
-#[test]
-fn approved_orders_dropped_at_any_await_are_neither_lost_nor_placed_twice() {
-    drop_everywhere(APPROVAL, "CardsAddonExtProdApproval = true\nCardsAddonExtProdQueueCards = false");
-}
+// ---- many at once ------------------------------------------------------------------------------------------------
 
 /// What one clerk does, again and again.
 fn clerk(office: &Office, kind: usize) {

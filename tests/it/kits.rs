@@ -13,7 +13,7 @@ use cardwright::adapters::simulator::{
 };
 use cardwright::conformance::card_personalizer::{self, PersonalizerFactory, SeenCard, Trouble};
 use cardwright::conformance::certificate_authority::{self, CaFactory, KeyIn};
-use cardwright::conformance::{Call, Kit, block_on, card_repository, on_threads};
+use cardwright::conformance::{Call, Kit, block_on, card_repository, go_cards_provider, on_threads, user_repository};
 use cardwright::host::{
     CaOutcome, CaStatusOutcome, CardCertificate, CardPersonalizer, CertificateAuthority, CertificateOrder,
     DiscardOutcome, FindCertificateOutcome, FinishOrder, FinishOutcome, IssueOutcome, PrepareOrder, PrepareOutcome,
@@ -26,6 +26,8 @@ use uuid::Uuid;
 fn every_clause_of_a_contract_has_a_check() {
     let contracts = [
         (include_str!("../../src/host/card_repository.rs"), card_repository::clauses()),
+        (include_str!("../../src/host/user_repository.rs"), user_repository::clauses()),
+        (include_str!("../../src/host/go_cards_provider.rs"), go_cards_provider::clauses()),
         (include_str!("../../src/host/certificate_authority.rs"), certificate_authority::clauses()),
         (include_str!("../../src/host/card_personalizer.rs"), card_personalizer::clauses()),
     ];
@@ -101,11 +103,13 @@ fn every_broken_ca_is_caught() {
     let flaws = [
         (CaFlaw::IssuesAnewEachTime, "one_certificate_per_key"),
         (CaFlaw::IssuesAnewToRacers, "one_certificate_per_key"),
+        (CaFlaw::IssuesAnewWhenOpenedAgain, "one_certificate_per_key"),
         (CaFlaw::GivesAllTheFirst, "one_certificate_per_key"),
         (CaFlaw::IssuesForLonger, "validity_is_never_longer"),
         (CaFlaw::FindsNothing, "found_is_what_was_issued"),
         (CaFlaw::FindsTheFirstForAll, "found_is_what_was_issued"),
         (CaFlaw::ForgetsTheRevoked, "found_is_what_was_issued"),
+        (CaFlaw::ForgetsWhenOpenedAgain, "found_is_what_was_issued"),
         (CaFlaw::IssuesWhatItRefused, "refused_leaves_nothing"),
         (CaFlaw::TakesAnyProfile, "refused_leaves_nothing"),
         (CaFlaw::TakesAnyRequest, "refused_leaves_nothing"),
@@ -121,6 +125,7 @@ fn every_broken_ca_is_caught() {
         (CaFlaw::SecondHoldRemovesIt, "repeating_changes_nothing"),
         (CaFlaw::SaysDoneToTheRevoked, "revoked_stays_revoked"),
         (CaFlaw::RemovesRevocations, "revoked_stays_revoked"),
+        (CaFlaw::RevivesWhenOpenedAgain, "revoked_stays_revoked"),
         (CaFlaw::StatusIsBackwards, "status_tells_what_was_done"),
         (CaFlaw::StatusLeavesOutStrangers, "status_tells_what_was_done"),
         (CaFlaw::StatusIsAlwaysValid, "status_tells_what_was_done"),
@@ -140,13 +145,14 @@ fn every_broken_ca_is_caught() {
 }
 
 /// Asserts that for each clause there is a broken host.
-fn assert_all_shown(clauses: &[&str], shown: &[&str]) {
+pub(crate) fn assert_all_shown(clauses: &[&str], shown: &[&str]) {
     for clause in clauses {
         assert!(shown.contains(clause), "nothing broken shows that {clause} checks anything");
     }
 }
 
-fn assert_caught(check: impl FnOnce(), flaw: impl std::fmt::Debug, clause: &str) {
+/// Asserts that this check fails, and says for which clause.
+pub(crate) fn assert_caught(check: impl FnOnce(), flaw: impl std::fmt::Debug, clause: &str) {
     let Err(panic) = catch_unwind(AssertUnwindSafe(check)) else {
         panic!("{clause} does not catch one that {flaw:?}");
     };
@@ -191,6 +197,10 @@ impl Authority {
 #[async_trait]
 impl CaFactory for Authority {
     async fn open(&self) -> Arc<dyn CertificateAuthority> {
+        if Arc::strong_count(&self.memory) == 1 {
+            // No handle is left.
+            self.memory.opened.fetch_add(1, Ordering::SeqCst);
+        }
         match self.flaw {
             None => (self.wrap)(self.ca.clone()),
             Some(flaw) => Arc::new(BrokenCa { ca: self.ca.clone(), flaw, memory: Arc::clone(&self.memory) }),
@@ -240,11 +250,13 @@ impl CaFactory for Authority {
 enum CaFlaw {
     IssuesAnewEachTime,
     IssuesAnewToRacers,
+    IssuesAnewWhenOpenedAgain,
     GivesAllTheFirst,
     IssuesForLonger,
     FindsNothing,
     FindsTheFirstForAll,
     ForgetsTheRevoked,
+    ForgetsWhenOpenedAgain,
     IssuesWhatItRefused,
     TakesAnyProfile,
     TakesAnyRequest,
@@ -261,6 +273,7 @@ enum CaFlaw {
     SecondHoldRemovesIt,
     SaysDoneToTheRevoked,
     RemovesRevocations,
+    RevivesWhenOpenedAgain,
     StatusIsBackwards,
     StatusLeavesOutStrangers,
     StatusIsAlwaysValid,
@@ -277,6 +290,10 @@ struct BrokenCa {
 /// What the flawed handles share.
 #[derive(Default)]
 struct CaMemory {
+    /// How often the CA was opened, all handles having been dropped.
+    opened: AtomicU64,
+    /// What was done when it was opened so often: keys that were issued, serial numbers that were revoked.
+    done_in: Mutex<BTreeMap<String, u64>>,
     count: AtomicU64,
     first: Mutex<Option<String>>,
     under: Mutex<BTreeMap<String, IssuedCertificate>>,
@@ -296,6 +313,18 @@ impl BrokenCa {
         CaOutcome::Refused { reason: "no".to_owned() }
     }
 
+    /// Notes what is done now.
+    fn done(&self, what: &str) {
+        let opened = self.memory.opened.load(Ordering::SeqCst);
+        self.memory.done_in.lock().expect("the lock").insert(what.to_owned(), opened);
+    }
+
+    /// Whether this was done before the CA was opened again.
+    fn was_done_before(&self, what: &str) -> bool {
+        let opened = self.memory.opened.load(Ordering::SeqCst);
+        self.memory.done_in.lock().expect("the lock").get(what).is_some_and(|done| *done < opened)
+    }
+
     /// The key of the first order.
     fn first(&self, key: &str) -> String {
         self.memory.first.lock().expect("the lock").get_or_insert_with(|| key.to_owned()).clone()
@@ -308,6 +337,10 @@ impl CertificateAuthority for BrokenCa {
         let mut changed = order.clone();
         let count = self.memory.count.fetch_add(1, Ordering::SeqCst);
         match self.flaw {
+            CaFlaw::ForgetsWhenOpenedAgain => self.done(&order.key),
+            CaFlaw::IssuesAnewWhenOpenedAgain => {
+                changed.key = format!("{} {}", order.key, self.memory.opened.load(Ordering::SeqCst));
+            }
             CaFlaw::IssuesAnewEachTime => changed.key = format!("{} {count}", order.key),
             CaFlaw::IssuesAnewToRacers => {
                 // Looks, and then issues.
@@ -358,6 +391,7 @@ impl CertificateAuthority for BrokenCa {
     async fn find(&self, key: &str) -> FindCertificateOutcome {
         let found = match self.flaw {
             CaFlaw::FindsNothing => return FindCertificateOutcome::NotFound,
+            CaFlaw::ForgetsWhenOpenedAgain if self.was_done_before(key) => return FindCertificateOutcome::NotFound,
             CaFlaw::CannotLookForItsKeys => return FindCertificateOutcome::CannotLook,
             CaFlaw::FindsTheFirstForAll => {
                 let first = self.memory.first.lock().expect("the lock").clone();
@@ -428,6 +462,7 @@ impl CertificateAuthority for BrokenCa {
         if self.has(CaFlaw::LooksAtSerialsOnly) {
             certificate.issuer = "CN=Simulated CA 7".to_owned();
         }
+        self.done(&certificate.serial);
         match self.ca.revoke(&certificate, reason).await {
             CaOutcome::AlreadyRevoked if self.has(CaFlaw::RefusesTheSecondRevoke) => Self::refused(),
             outcome => outcome,
@@ -440,6 +475,13 @@ impl CertificateAuthority for BrokenCa {
             CaFlaw::StatusIsBackwards => outcomes.reverse(),
             CaFlaw::StatusLeavesOutStrangers => outcomes.retain(|outcome| *outcome != CaStatusOutcome::NotFound),
             CaFlaw::StatusIsAlwaysValid => outcomes.fill(CaStatusOutcome::Known(StateAtCa::Valid)),
+            CaFlaw::RevivesWhenOpenedAgain => {
+                for (outcome, certificate) in outcomes.iter_mut().zip(certificates) {
+                    if self.was_done_before(&certificate.serial) {
+                        *outcome = CaStatusOutcome::Known(StateAtCa::Valid);
+                    }
+                }
+            }
             CaFlaw::RemovesRevocations => {
                 let revived = self.memory.given.lock().expect("the lock");
                 for (outcome, certificate) in outcomes.iter_mut().zip(certificates) {
@@ -501,6 +543,8 @@ fn every_broken_personalizer_is_caught() {
         (Fault::OneHandleForAReference, "handles_are_never_reused"),
         (Fault::ReusesDiscardedHandles, "handles_are_never_reused"),
         (Fault::OneHandleForRacers, "handles_are_never_reused"),
+        (Fault::NumbersAnewEachDay, "handles_are_never_reused"),
+        (Fault::NumbersAnewWhenOpenedAgain, "handles_are_never_reused"),
         (Fault::RequestsForAllKinds, "requests_are_for_the_wanted_kinds"),
         (Fault::ForgetsARequest, "requests_are_for_the_wanted_kinds"),
         (Fault::OneRequestForAll, "requests_are_for_the_wanted_kinds"),
@@ -509,6 +553,7 @@ fn every_broken_personalizer_is_caught() {
         (Fault::SaysUnavailableWhenLost, "spoiled_means_not_usable"),
         (Fault::SaysGoodWhenSpoiled, "spoiled_means_not_usable"),
         (Fault::SaysUnavailableWhenSpoiled, "spoiled_means_not_usable"),
+        (Fault::FinishesSpoiledCardsLater, "spoiled_means_not_usable"),
         (Fault::DeliversNothing, "good_means_delivered"),
         (Fault::MailsLetters, "good_means_delivered"),
         (Fault::LeavesOutCertificates, "good_means_delivered"),
@@ -516,11 +561,14 @@ fn every_broken_personalizer_is_caught() {
         (Fault::LogsPuksAsBytes, "secrets_are_not_kept"),
         (Fault::LogsKeysInHexadecimal, "secrets_are_not_kept"),
         (Fault::LogsPinsOfSpoiledCards, "secrets_are_not_kept"),
+        (Fault::LogsPinsADayLater, "secrets_are_not_kept"),
         (Fault::CannotDiscardTwice, "discard_is_repeatable"),
         (Fault::CannotDiscardStrangers, "discard_is_repeatable"),
         (Fault::DiscardSpoilsFinishedCards, "discard_is_repeatable"),
         (Fault::FinishesWhatWasDiscarded, "discard_is_repeatable"),
         (Fault::FinishesStrangers, "discard_is_repeatable"),
+        (Fault::FinishesDiscardedCardsLater, "discard_is_repeatable"),
+        (Fault::FinishesAnythingWhenOpenedAgain, "discard_is_repeatable"),
     ];
     assert_all_shown(&card_personalizer::clauses(), flaws.map(|(_, clause)| clause).as_slice());
     for (flaw, clause) in flaws {
@@ -532,6 +580,7 @@ fn every_broken_personalizer_is_caught() {
 
 /// Opens handles onto one simulated personalizer.
 struct Workshop {
+    clock: SimulatedClock,
     personalizer: SimulatedPersonalizer,
     can_look: bool,
     arranges: bool,
@@ -545,7 +594,8 @@ impl Workshop {
     fn new(behaviour: PersonalizerBehaviour) -> Self {
         let clock = SimulatedClock::new("2030-01-07T08:00:00Z".parse().expect("a time"));
         Self {
-            personalizer: SimulatedPersonalizer::new(7, Arc::new(clock)).behaving(behaviour),
+            personalizer: SimulatedPersonalizer::new(7, Arc::new(clock.clone())).behaving(behaviour),
+            clock,
             can_look: true,
             arranges: true,
             threads: true,
@@ -563,6 +613,10 @@ impl Workshop {
 #[async_trait]
 impl PersonalizerFactory for Workshop {
     async fn open(&self) -> Arc<dyn CardPersonalizer> {
+        if Arc::strong_count(&self.memory) == 1 {
+            // No handle is left.
+            self.memory.opened.fetch_add(1, Ordering::SeqCst);
+        }
         match self.flaw {
             None => (self.wrap)(self.personalizer.clone()),
             Some(flaw) => Arc::new(BrokenPersonalizer {
@@ -571,6 +625,16 @@ impl PersonalizerFactory for Workshop {
                 memory: Arc::clone(&self.memory),
             }),
         }
+    }
+
+    async fn pass_time(&self, duration: Duration) {
+        self.clock.advance(duration);
+        self.memory.days.fetch_add(duration.as_secs() / (24 * 60 * 60), Ordering::SeqCst);
+        let handles = std::mem::take(&mut *self.memory.finished_later.lock().expect("the lock"));
+        let usable = handles.into_iter().map(|handle| (handle, SeenCard::new(true)));
+        self.memory.seen.lock().expect("the lock").extend(usable);
+        let lines = std::mem::take(&mut *self.memory.logged_later.lock().expect("the lock"));
+        self.memory.log.lock().expect("the lock").extend(lines);
     }
 
     async fn at_once(&self, calls: Vec<Call>) {
@@ -635,6 +699,8 @@ enum Fault {
     OneHandleForAReference,
     ReusesDiscardedHandles,
     OneHandleForRacers,
+    NumbersAnewEachDay,
+    NumbersAnewWhenOpenedAgain,
     RequestsForAllKinds,
     ForgetsARequest,
     OneRequestForAll,
@@ -643,6 +709,7 @@ enum Fault {
     SaysUnavailableWhenLost,
     SaysGoodWhenSpoiled,
     SaysUnavailableWhenSpoiled,
+    FinishesSpoiledCardsLater,
     DeliversNothing,
     MailsLetters,
     LeavesOutCertificates,
@@ -650,11 +717,14 @@ enum Fault {
     LogsPuksAsBytes,
     LogsKeysInHexadecimal,
     LogsPinsOfSpoiledCards,
+    LogsPinsADayLater,
     CannotDiscardTwice,
     CannotDiscardStrangers,
     DiscardSpoilsFinishedCards,
     FinishesWhatWasDiscarded,
     FinishesStrangers,
+    FinishesDiscardedCardsLater,
+    FinishesAnythingWhenOpenedAgain,
 }
 
 /// A simulated personalizer with one flaw.
@@ -667,6 +737,12 @@ struct BrokenPersonalizer {
 /// What the flawed handles share.
 #[derive(Default)]
 struct Notes {
+    /// How often the personalizer was opened, all handles having been dropped.
+    opened: AtomicU64,
+    /// How many days have passed.
+    days: AtomicU64,
+    finished_later: Mutex<Vec<String>>,
+    logged_later: Mutex<Vec<String>>,
     log: Mutex<Vec<String>>,
     handles: Mutex<BTreeMap<String, String>>,
     discarded: Mutex<Vec<String>>,
@@ -684,6 +760,15 @@ impl BrokenPersonalizer {
 
     fn state(&self, handle: &str) -> Option<HandleState> {
         self.personalizer.ledger().into_iter().find(|card| card.handle == handle).map(|card| card.state)
+    }
+
+    fn is_opened_again(&self) -> bool {
+        self.memory.opened.load(Ordering::SeqCst) > 1
+    }
+
+    /// What a person will see of this card tomorrow.
+    fn finish_later(&self, handle: &str) {
+        self.memory.finished_later.lock().expect("the lock").push(handle.to_owned());
     }
 
     /// What a person will see of this card.
@@ -709,6 +794,13 @@ impl CardPersonalizer for BrokenPersonalizer {
             Fault::OneHandleForAReference => {
                 prepared.handle =
                     handles.entry(order.reference.to_owned()).or_insert_with(|| prepared.handle.clone()).clone();
+            }
+            Fault::NumbersAnewEachDay | Fault::NumbersAnewWhenOpenedAgain => {
+                let first = handles.entry(String::new()).or_insert_with(|| prepared.handle.clone());
+                let day = self.memory.days.load(Ordering::SeqCst);
+                if self.is_opened_again() || self.has(Fault::NumbersAnewEachDay) && day > 0 {
+                    prepared.handle.clone_from(first);
+                }
             }
             Fault::ReusesDiscardedHandles => {
                 if let Some(handle) = self.memory.discarded.lock().expect("the lock").pop() {
@@ -755,6 +847,11 @@ impl CardPersonalizer for BrokenPersonalizer {
             Fault::FinishesWhatWasDiscarded if self.state(handle) == Some(HandleState::Discarded) => {
                 return FinishOutcome::Good;
             }
+            Fault::FinishesAnythingWhenOpenedAgain if self.is_opened_again() => return FinishOutcome::Good,
+            Fault::LogsPinsADayLater => {
+                let lines = order.pin.iter().map(|(pin, _)| text(pin));
+                self.memory.logged_later.lock().expect("the lock").extend(lines);
+            }
             Fault::FinishesStrangers if self.state(handle).is_none() => return FinishOutcome::Good,
             _ => {}
         }
@@ -768,6 +865,10 @@ impl CardPersonalizer for BrokenPersonalizer {
             (FinishOutcome::Spoiled { .. }, Fault::SaysGoodWhenSpoiled) => FinishOutcome::Good,
             (FinishOutcome::Spoiled { .. }, Fault::SaysUnavailableWhenSpoiled) => {
                 FinishOutcome::Unavailable { reason: reason() }
+            }
+            (FinishOutcome::Spoiled { .. }, Fault::FinishesSpoiledCardsLater) => {
+                self.finish_later(handle);
+                outcome
             }
             (FinishOutcome::Spoiled { .. }, Fault::LogsPinsOfSpoiledCards) => {
                 self.log(format!("gave up with {pin:?}"));
@@ -784,6 +885,7 @@ impl CardPersonalizer for BrokenPersonalizer {
                 return away;
             }
             (Fault::DiscardSpoilsFinishedCards, Some(HandleState::Finished)) => self.show(handle, false),
+            (Fault::FinishesDiscardedCardsLater, Some(HandleState::Prepared)) => self.finish_later(handle),
             (Fault::ReusesDiscardedHandles, _) => {
                 self.memory.discarded.lock().expect("the lock").push(handle.to_owned());
             }

@@ -6,8 +6,8 @@ use std::fs;
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use cardwright::adapters::local_ca::{
@@ -15,14 +15,20 @@ use cardwright::adapters::local_ca::{
     MemoryJournal, Profile,
 };
 use cardwright::adapters::memory::ManualClock;
-use cardwright::conformance::block_on;
+use cardwright::conformance::certificate_authority::{self, CaFactory, KeyIn};
+use cardwright::conformance::{Call, Kit, block_on, on_threads};
 use cardwright::host::{
-    CaOutcome, CaStatusOutcome, CertificateAuthority as _, CertificateOrder, Clock as _, FindCertificateOutcome,
+    CaOutcome, CaStatusOutcome, CertificateAuthority, CertificateOrder, Clock as _, FindCertificateOutcome,
     IssueOutcome, SystemClock,
 };
 use cardwright::{IssuedCertificate, RevocationReason, Secret, StateAtCa};
 use chrono::{DateTime, TimeDelta, Utc};
 use futures::FutureExt as _;
+use rcgen::{CertificateParams, KeyPair, PublicKeyData as _};
+use x509_parser::certificate::X509Certificate;
+use x509_parser::certification_request::X509CertificationRequest;
+use x509_parser::pem::parse_x509_pem;
+use x509_parser::prelude::FromDer as _;
 
 const START: &str = "2026-03-01T08:00:00Z";
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -240,6 +246,94 @@ fn below(text: &str, heading: &str) -> String {
 }
 
 // ---- the contract ----
+
+#[test]
+fn the_embedded_ca_keeps_every_clause_of_the_kit() {
+    // Instances of their own on one journal; and one that is closed with its last handle and opened again from its file.
+    for on_file in [false, true] {
+        for makes_keys in [false, true] {
+            let own = Own { host: Host::new(), on_file, makes_keys, open: Mutex::default() };
+            let kit = Kit::of_ca(&own, uuid::Uuid::from_u128(1));
+            for clause in certificate_authority::clauses() {
+                block_on(certificate_authority::check(&kit, clause));
+            }
+        }
+    }
+}
+
+/// Opens handles onto the embedded CA.
+struct Own {
+    host: Host,
+    on_file: bool,
+    makes_keys: bool,
+    open: Mutex<Weak<LocalCa>>,
+}
+
+impl Own {
+    fn builder(&self) -> LocalCaBuilder {
+        let builder = LocalCa::builder(self.host.identity());
+        if self.makes_keys { builder.sealing_key(sealing_key(7)) } else { builder }
+    }
+}
+
+#[async_trait::async_trait]
+impl CaFactory for Own {
+    async fn open(&self) -> Arc<dyn CertificateAuthority> {
+        let clock = Arc::new(self.host.clock.clone());
+        if !self.on_file {
+            return Arc::new(self.builder().open(self.host.journal.clone(), clock).await.expect("the CA opens"));
+        }
+        if let Some(ca) = self.open.lock().expect("the lock").upgrade() {
+            return ca;
+        }
+        let journal = FileJournal::open(self.host.folder.path().join("ca.journal")).expect("the journal opens");
+        let ca = Arc::new(self.builder().open(journal, clock).await.expect("the CA opens"));
+        *self.open.lock().expect("the lock") = Arc::downgrade(&ca);
+        ca
+    }
+
+    async fn pass_time(&self, duration: Duration) {
+        self.host.clock.advance(duration);
+    }
+
+    async fn at_once(&self, calls: Vec<Call>) {
+        on_threads(calls).await;
+    }
+
+    fn order(&self, key: &str) -> CertificateOrder {
+        order(key)
+    }
+
+    fn refused_order(&self, key: &str) -> CertificateOrder {
+        of_profile(key, "visitor")
+    }
+
+    fn request(&self) -> Option<String> {
+        let key = KeyPair::generate().expect("a key");
+        let request = CertificateParams::default().serialize_request(&key).expect("a request");
+        Some(request.pem().expect("PEM"))
+    }
+
+    fn public_key(&self, of: KeyIn<'_>) -> Option<Vec<u8>> {
+        let block = |pem: &str| parse_x509_pem(pem.as_bytes()).ok().map(|(_, block)| block.contents);
+        match of {
+            KeyIn::Certificate(certificate) => {
+                let der = block(&certificate.pem)?;
+                let (_, certificate) = X509Certificate::from_der(&der).ok()?;
+                Some(certificate.public_key().raw.to_vec())
+            }
+            KeyIn::Request(request) => {
+                let der = block(request)?;
+                let (_, request) = X509CertificationRequest::from_der(&der).ok()?;
+                Some(request.certification_request_info.subject_pki.raw.to_vec())
+            }
+            KeyIn::PrivateKey(key) => {
+                let pem = String::from_utf8(key.expose().to_vec()).ok()?;
+                Some(KeyPair::from_pem(&pem).ok()?.subject_public_key_info())
+            }
+        }
+    }
+}
 
 #[test]
 fn one_certificate_per_key() {

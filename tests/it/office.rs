@@ -2,6 +2,7 @@
 //! of a few people, and a clock that tests move.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use cardwright::adapters::memory::{MemoryRepository, MemoryUsers, RecordingNotifier};
 use cardwright::adapters::simulator::{
@@ -49,6 +50,8 @@ pub(crate) struct Office {
     pub(crate) personalizer: SimulatedPersonalizer,
     pub(crate) users: MemoryUsers,
     pub(crate) mail: RecordingNotifier,
+    /// How many runs there were, where their ids are to be the same each time; else they are drawn.
+    pub(crate) runs: Option<Arc<AtomicU64>>,
 }
 
 impl Office {
@@ -89,7 +92,7 @@ impl Office {
             .rules(rules())
             .settings(EngineSettings::new().chunk(4).orders_per_call(3));
         let engine = change(builder).build().expect("the engine has all its parts");
-        let office = Self { engine, clock, bureau, ca, personalizer, users, mail };
+        let office = Self { engine, clock, bureau, ca, personalizer, users, mail, runs: None };
         for (process, slot) in [
             (UPDATE, Slot::Card(CardState::Ordered)),
             (UPDATE, Slot::Card(CardState::InProduction)),
@@ -124,7 +127,13 @@ impl Office {
         answer: Answer,
     ) -> Result<(Report, Vec<(ItemId, Outcome)>), Error> {
         block_on(async {
-            let run = self.engine.open(process, actor).await?;
+            let run = match &self.runs {
+                Some(runs) => {
+                    let id = run_id(u128::from(runs.fetch_add(1, Ordering::Relaxed)) + (1 << 64));
+                    self.engine.open_as(id, process, actor).await?
+                }
+                None => self.engine.open(process, actor).await?,
+            };
             let mut execution = self.engine.next(&run, answer).await?;
             let mut outcomes = Vec::new();
             while let Some(chunk) = execution.next_chunk().await? {

@@ -1,80 +1,74 @@
 //! Cards that are made here: issued, activated, locked, made again, and what is left over swept.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future as _;
 use std::pin::pin;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::task::{Context, Waker};
 use std::time::Duration;
 
-use async_trait::async_trait;
 use cardwright::adapters::memory::MemoryRepository;
 use cardwright::adapters::simulator::{
     CaBehaviour, ChangeScript, FindScript, FinishScript, HandleState, IssueScript, PersonalizerBehaviour,
-    PrepareScript, SimulatedClock, SimulatedPersonalizer,
+    PrepareScript, SimulatedClock,
 };
-use cardwright::adapters::sqlite::{SqliteOptions, SqliteRepository};
-use cardwright::host::{
-    CardPersonalizer, CardQuery, CertificateQuery, Clock as _, DiscardOutcome, FinishOrder, FinishOutcome, JobQuery,
-    PrepareOrder, PrepareOutcome, Prepared,
-};
+use cardwright::host::{Clock as _, JobQuery};
 use cardwright::options::OptionSource;
 use cardwright::process::{Answer, ItemId, Outcome, RefusalCode};
 use cardwright::{
-    Card, CardId, CardState, Certificate, CertificateKind, CertificateState, Delivery, EngineSettings, JobKind,
-    JobState, RevocationReason, StateAtCa, User, UserState,
+    CardId, CardState, CertificateKind, CertificateState, Delivery, EngineSettings, JobKind, JobState,
+    RevocationReason, StateAtCa, User, UserState,
 };
 use futures::executor::block_on;
-use proptest::prelude::*;
 
+use crate::fits_together::{fits_together, nothing_left_over};
+use crate::machines::{Hanging, Workshop};
 use crate::office::{
-    ACTIVATE, APPROVAL, CARD_SCRIPT, ISSUE, LOCK, Office, REPEAT_PRODUCTION, REQUEST, RESOLVE, SYNC_ORPHANS,
-    SYNC_PRODUCTION, administrator, approver, clock, operator, person, rules, user_item,
+    ACTIVATE, APPROVAL, CARD_SCRIPT, ISSUE, LOCK, Office, REPEAT_PRODUCTION, RESOLVE, SYNC_ORPHANS, SYNC_PRODUCTION,
+    administrator, approver, clock, operator, person, rules,
 };
-use crate::watched::{second, store};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-fn refused(outcome: &Outcome, code: RefusalCode) -> &str {
+pub(crate) fn refused(outcome: &Outcome, code: RefusalCode) -> &str {
     match outcome {
         Outcome::Refused(refusal) if refusal.code == code => &refusal.reason,
         other => panic!("{code} was expected: {other:?}"),
     }
 }
 
-fn state_of(outcome: &Outcome) -> &str {
+pub(crate) fn state_of(outcome: &Outcome) -> &str {
     match outcome {
         Outcome::Done { state, .. } => state,
         other => panic!("it should be done: {other:?}"),
     }
 }
 
-fn issue(office: &Office, card: CardId) -> Outcome {
+pub(crate) fn issue(office: &Office, card: CardId) -> Outcome {
     office.one(ISSUE, &operator(), ItemId::Card(card), &[])
 }
 
 /// A card that is issued.
-fn issued(office: &Office, user: &str) -> CardId {
+pub(crate) fn issued(office: &Office, user: &str) -> CardId {
     let card = office.request(user);
     assert_eq!(state_of(&issue(office, card)), "issued");
     card
 }
 
-fn activate(office: &Office, card: CardId) -> Outcome {
+pub(crate) fn activate(office: &Office, card: CardId) -> Outcome {
     office.one(ACTIVATE, &operator(), ItemId::Card(card), &[])
 }
 
-fn lock(office: &Office, card: CardId, reason: &str) -> Outcome {
+pub(crate) fn lock(office: &Office, card: CardId, reason: &str) -> Outcome {
     office.one(LOCK, &operator(), ItemId::Card(card), &[("reason", reason)])
 }
 
-fn states(office: &Office, card: CardId) -> Vec<(CertificateKind, CertificateState, StateAtCa)> {
+pub(crate) fn states(office: &Office, card: CardId) -> Vec<(CertificateKind, CertificateState, StateAtCa)> {
     let mut states: Vec<_> = office.certificates(card).iter().map(|c| (c.kind, c.state(), c.at_ca)).collect();
     states.sort_unstable();
     states
 }
 
-fn at_ca(office: &Office) -> Vec<StateAtCa> {
+pub(crate) fn at_ca(office: &Office) -> Vec<StateAtCa> {
     office.ca.ledger().into_iter().map(|entry| entry.state).collect()
 }
 
@@ -84,9 +78,24 @@ fn open_jobs(office: &Office, kind: JobKind) -> usize {
 }
 
 /// Lets a day pass and does what came due.
-fn a_day_later(office: &Office) {
+pub(crate) fn a_day_later(office: &Office) {
     office.clock.advance(24 * HOUR);
     office.sync(SYNC_PRODUCTION);
+}
+
+/// What a person says of a card or job that is in doubt, or gets nowhere.
+pub(crate) fn resolve(office: &Office, item: ItemId, resolution: &str) -> Outcome {
+    office.one(RESOLVE, &operator(), item, &[("resolution", resolution), ("reason", "looked into it")])
+}
+
+/// Runs a process until it waits for an answer, and drops it there.
+pub(crate) fn dies_while(office: &Office, process: &str, answer: Answer) {
+    let run = block_on(office.engine.open(process, &operator())).expect("it opens");
+    let mut execution = block_on(office.engine.next(&run, answer)).expect("it begins");
+    let mut work = pin!(execution.next_chunk());
+    for _ in 0..50 {
+        assert!(work.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+    }
 }
 
 use CertificateKind::{Authentication, Encryption, Signature};
@@ -121,7 +130,8 @@ fn a_card_is_requested_approved_issued_activated_and_locked() {
     assert_eq!(state_of(&lock(&office, card, "keyCompromise")), "locked");
     let revoked = |kind| (kind, CertificateState::Revoked, StateAtCa::Revoked);
     assert_eq!(states(&office, card), [revoked(Authentication), revoked(Signature)]);
-    assert!(office.ca.ledger().iter().all(|entry| entry.reason == Some(RevocationReason::KeyCompromise)));
+    let reasons: Vec<_> = office.ca.ledger().iter().map(|entry| entry.reason).collect();
+    assert_eq!(reasons, [Some(RevocationReason::KeyCompromise); 2]);
     assert_eq!(
         office.history(card),
         [
@@ -152,9 +162,8 @@ fn end_states_are_those_of_the_options_and_contradictory_ones_are_refused_at_loa
     office.script(CARD_SCRIPT, "CardsCardEndState = \"active\"\nCardsCertificateEndState = \"valid\"");
     let card = office.request("u1");
     assert_eq!(state_of(&issue(&office, card)), "active");
-    assert!(
-        states(&office, card).iter().all(|(_, ours, ca)| (*ours, *ca) == (CertificateState::Valid, StateAtCa::Valid))
-    );
+    let valid = |kind| (kind, CertificateState::Valid, StateAtCa::Valid);
+    assert_eq!(states(&office, card), [valid(Authentication), valid(Signature)]);
     assert_eq!(office.ca.calls().hold, 0);
 }
 
@@ -209,7 +218,7 @@ fn keys_may_be_made_on_the_card() {
     let office = Office::new();
     office.personalizer.behave(PersonalizerBehaviour::calm().makes_keys(true));
     let card = issued(&office, "u1");
-    assert!(office.ca.ledger().iter().all(|entry| !entry.made_key));
+    assert_eq!(office.ca.ledger().iter().map(|entry| entry.made_key).collect::<Vec<_>>(), [false; 2]);
     assert!(office.personalizer.ledger()[0].with_key.is_empty());
     assert_eq!(office.certificates(card).len(), 2);
 }
@@ -270,7 +279,8 @@ fn spoiled_card_fails_and_is_made_again_with_new_certificates() {
     assert_eq!(state_of(&issue(&office, card)), "failed");
     let failure = office.card(card).failure.expect("it failed");
     assert!(failure.cause.contains("the ribbon tore"), "{failure:?}");
-    assert!(states(&office, card).iter().all(|(_, ours, _)| *ours == CertificateState::Issued));
+    let left = |kind| (kind, CertificateState::Issued, StateAtCa::OnHold);
+    assert_eq!(states(&office, card), [left(Authentication), left(Signature)]);
 
     let again = office.one(REPEAT_PRODUCTION, &operator(), ItemId::Card(card), &[]);
     assert_eq!(state_of(&again), "issued");
@@ -380,12 +390,13 @@ fn ca_may_take_days_or_refuse_after_days() {
 
 #[test]
 fn what_only_a_person_can_see_is_in_doubt_and_nothing_else() {
-    for (prepare, finish, resolution, state) in [
-        (Some(PrepareScript::LoseReplyAfterPreparing), None, "spoiled", CardState::Failed),
-        (Some(PrepareScript::Silent), None, "send again", CardState::Issued),
-        (None, Some(FinishScript::LoseReplyAfterFinishing), "good card", CardState::Issued),
-        (None, Some(FinishScript::LoseReplyAfterSpoiling), "spoiled", CardState::Failed),
-        (None, Some(FinishScript::Silent), "spoiled", CardState::Failed),
+    let on_hold = &[StateAtCa::OnHold; 2][..];
+    for (prepare, finish, at_the_ca, resolution, state) in [
+        (Some(PrepareScript::LoseReplyAfterPreparing), None, &[][..], "spoiled", CardState::Failed),
+        (Some(PrepareScript::Silent), None, &[][..], "send again", CardState::Issued),
+        (None, Some(FinishScript::LoseReplyAfterFinishing), on_hold, "good card", CardState::Issued),
+        (None, Some(FinishScript::LoseReplyAfterSpoiling), on_hold, "spoiled", CardState::Failed),
+        (None, Some(FinishScript::Silent), on_hold, "spoiled", CardState::Failed),
     ] {
         let office = Office::new();
         let card = office.request("u1");
@@ -396,7 +407,7 @@ fn what_only_a_person_can_see_is_in_doubt_and_nothing_else() {
         a_day_later(&office);
         office.sync(SYNC_ORPHANS);
         assert_eq!(office.personalizer.calls(), before, "nothing is done to it by itself");
-        assert!(office.ca.ledger().iter().all(|entry| entry.state != StateAtCa::Revoked), "nor swept");
+        assert_eq!(at_ca(&office), at_the_ca, "nor is anything issued or swept");
         refused(&issue(&office, card), RefusalCode::InDoubt);
         let values = [("resolution", resolution), ("reason", "looked into the machine")];
         office.one(RESOLVE, &operator(), ItemId::Card(card), &values);
@@ -404,32 +415,9 @@ fn what_only_a_person_can_see_is_in_doubt_and_nothing_else() {
         assert_eq!(office.state(card), state, "{resolution}");
         office.sync(SYNC_ORPHANS);
         a_day_later(&office);
+        assert!(!at_ca(&office).is_empty() || state == CardState::Failed, "{resolution}");
         fits_together(&office).expect("all fits");
-    }
-}
-
-/// A machine that begins what it is asked and never says how it went.
-#[derive(Clone, Default)]
-struct Hanging(Arc<Mutex<(u32, u32)>>);
-
-#[async_trait]
-impl CardPersonalizer for Hanging {
-    async fn prepare(&self, order: &PrepareOrder<'_>) -> PrepareOutcome {
-        let calls = {
-            let mut calls = self.0.lock().expect("not poisoned");
-            calls.0 += 1;
-            calls.0
-        };
-        if calls == 1 { std::future::pending().await } else { PrepareOutcome::Prepared(Prepared::new(order.reference)) }
-    }
-
-    async fn finish(&self, _: FinishOrder<'_>) -> FinishOutcome {
-        self.0.lock().expect("not poisoned").1 += 1;
-        std::future::pending().await
-    }
-
-    async fn discard(&self, _: &str) -> DiscardOutcome {
-        DiscardOutcome::Done
+        nothing_left_over(&office).expect("nothing is left of a card that failed");
     }
 }
 
@@ -439,27 +427,19 @@ fn worker_that_dies_while_the_machine_is_at_work_leaves_a_doubt_and_no_second_ca
     let store = MemoryRepository::new(Arc::new(clock.clone()));
     let office = Office::on(store, clock, |builder| builder.personalizer(machine.clone()));
     let card = office.request("u1");
-    let dies_while = |process: &str, answer: Answer| {
-        let run = block_on(office.engine.open(process, &operator())).expect("it opens");
-        let mut execution = block_on(office.engine.next(&run, answer)).expect("it begins");
-        let mut work = pin!(execution.next_chunk());
-        for _ in 0..50 {
-            assert!(work.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
-        }
-    };
-    dies_while(ISSUE, Answer::ids([ItemId::Card(card)]));
-    assert_eq!(*machine.0.lock().expect("not poisoned"), (1, 0));
+    dies_while(&office, ISSUE, Answer::ids([ItemId::Card(card)]));
+    assert_eq!(machine.calls(), (1, 0));
     office.clock.advance(24 * HOUR);
     assert_eq!(office.sync(SYNC_PRODUCTION).in_doubt, 1);
-    assert_eq!(*machine.0.lock().expect("not poisoned"), (1, 0), "it is not asked again");
+    assert_eq!(machine.calls(), (1, 0), "it is not asked again");
 
     let again = [("resolution", "send again"), ("reason", "the tray is empty")];
     office.one(RESOLVE, &operator(), ItemId::Card(card), &again);
-    dies_while(SYNC_PRODUCTION, Answer::new());
-    assert_eq!(*machine.0.lock().expect("not poisoned"), (2, 1), "now it hangs while the card is finished");
+    dies_while(&office, SYNC_PRODUCTION, Answer::new());
+    assert_eq!(machine.calls(), (2, 1), "now it hangs while the card is finished");
     office.clock.advance(24 * HOUR);
     assert_eq!(office.sync(SYNC_PRODUCTION).in_doubt, 1);
-    assert_eq!(*machine.0.lock().expect("not poisoned"), (2, 1), "it is not asked again");
+    assert_eq!(machine.calls(), (2, 1), "it is not asked again");
 }
 
 #[test]
@@ -476,6 +456,7 @@ fn holder_who_is_not_active_any_more_gets_no_card() {
     a_day_later(&office);
     assert_eq!(office.state(under_way), CardState::Failed);
     assert!(office.card(under_way).failure.expect("it failed").cause.contains("not active any more"));
+    assert_eq!(at_ca(&office), [], "nothing is issued for one who has left");
 }
 
 #[test]
@@ -516,72 +497,26 @@ fn kind_without_a_profile_is_not_offered() {
     assert_eq!(office.ca.ledger()[0].profile, "logon");
 }
 
-type Act = Box<dyn FnOnce() + Send>;
-
-/// A machine that does its work, and lets a test act before its answer arrives.
-#[derive(Clone)]
-struct Slow {
-    machine: SimulatedPersonalizer,
-    before_answer: Arc<Mutex<Option<Act>>>,
-}
-
-impl Slow {
-    fn act(&self) {
-        let act = self.before_answer.lock().expect("not poisoned").take();
-        if let Some(act) = act {
-            std::thread::spawn(act).join().expect("what the test does works");
-        }
-    }
-}
-
-#[async_trait]
-impl CardPersonalizer for Slow {
-    async fn prepare(&self, order: &PrepareOrder<'_>) -> PrepareOutcome {
-        let outcome = self.machine.prepare(order).await;
-        self.act();
-        outcome
-    }
-
-    async fn finish(&self, order: FinishOrder<'_>) -> FinishOutcome {
-        let outcome = self.machine.finish(order).await;
-        self.act();
-        outcome
-    }
-
-    async fn discard(&self, handle: &str) -> DiscardOutcome {
-        self.machine.discard(handle).await
-    }
-}
-
 #[test]
 fn card_that_is_made_when_nobody_waits_any_more_is_on_record_and_put_aside() {
-    for (resolution, code, left) in [
-        ("send again", "late_prepared_card", HandleState::Discarded),
-        ("spoiled", "late_prepared_card", HandleState::Discarded),
+    for (at, resolution, code, left) in [
+        (JobKind::PrepareCard, "send again", "late_prepared_card", HandleState::Discarded),
+        (JobKind::PrepareCard, "spoiled", "late_prepared_card", HandleState::Discarded),
+        (JobKind::FinishCard, "spoiled", "late_good_card", HandleState::Finished),
     ] {
-        let (store, clock) = store();
-        let before_answer = Arc::default();
-        let mut slow = None;
-        let office = Office::on(store.clone(), clock, |builder| {
-            let machine = SimulatedPersonalizer::new(3, Arc::new(self::clock()));
-            let machine = Slow { machine, before_answer: Arc::clone(&before_answer) };
-            slow = Some(machine.clone());
-            builder.personalizer(machine)
-        });
-        let slow = slow.expect("it was built");
+        let workshop = Workshop::new();
+        let (office, other) = (&workshop.office, workshop.second());
         let card = office.request("u1");
-        let other = second(&office, store, |builder| builder.personalizer(slow.clone()));
-        let act: Act = Box::new(move || {
+        workshop.machine.before_answer(at, move || {
             other.clock.advance(HOUR);
             assert_eq!(other.sync(SYNC_PRODUCTION).in_doubt, 1);
             let values = [("resolution", resolution), ("reason", "the tray looks empty")];
             other.one(RESOLVE, &operator(), ItemId::Card(card), &values);
         });
-        *before_answer.lock().expect("not poisoned") = Some(act);
-        issue(&office, card);
-        a_day_later(&office);
+        issue(office, card);
+        a_day_later(office);
         assert!(office.history(card).contains(&code.to_owned()), "{resolution}: {:?}", office.history(card));
-        let first = &slow.machine.ledger()[0];
+        let first = &office.personalizer.ledger()[0];
         assert_eq!(first.state, left, "{resolution}");
     }
 }
@@ -721,7 +656,8 @@ fn what_was_done_at_the_ca_by_hand_is_taken_over() {
     let values = |resolution| [("resolution", resolution), ("reason", "done by hand")];
     refused(&office.one(RESOLVE, &operator(), ItemId::Job(doubts[0].id), &values("give up")), RefusalCode::NotOffered);
     office.one(RESOLVE, &operator(), ItemId::Job(doubts[0].id), &values("accepted"));
-    assert!(office.certificates(card).iter().all(|certificate| certificate.at_ca == StateAtCa::Revoked));
+    let revoked = |kind| (kind, CertificateState::Revoked, StateAtCa::Revoked);
+    assert_eq!(states(&office, card), [revoked(Authentication), revoked(Signature)]);
     assert!(block_on(office.engine.doubts(None, 10)).expect("readable").is_empty());
 }
 
@@ -756,7 +692,8 @@ fn certificate_that_is_revoked_or_expired_already_is_a_success() {
         }
         assert_eq!(state_of(&lock(&office, card, "unspecified")), "locked");
         assert_eq!(open_jobs(&office, JobKind::RevokeCertificate), 0, "{state:?}");
-        assert!(office.certificates(card).iter().all(|c| c.at_ca == state), "{state:?}");
+        let ended = |kind| (kind, CertificateState::Revoked, state);
+        assert_eq!(states(&office, card), [ended(Authentication), ended(Signature)]);
     }
 }
 
@@ -791,272 +728,5 @@ fn lock_or_doubt(office: &Office, card: CardId) -> Outcome {
     match lock(office, card, "unspecified") {
         Outcome::InDoubt { .. } => Outcome::card(&office.card(card)),
         other => other,
-    }
-}
-
-// ---- secrets -----------------------------------------------------------------------------------------------------------
-
-/// A personalizer that remembers every PIN and PUK, as none may.
-#[derive(Clone, Default)]
-struct Nosy(Arc<Mutex<Vec<String>>>);
-
-#[async_trait]
-impl CardPersonalizer for Nosy {
-    async fn prepare(&self, order: &PrepareOrder<'_>) -> PrepareOutcome {
-        PrepareOutcome::Prepared(Prepared::new(format!("H-{}", order.reference)))
-    }
-
-    async fn finish(&self, order: FinishOrder<'_>) -> FinishOutcome {
-        let mut seen = self.0.lock().expect("not poisoned");
-        let before = seen.len();
-        for (secret, _) in order.pin.iter().chain(&order.puk) {
-            seen.push(String::from_utf8(secret.expose().to_vec()).expect("digits"));
-        }
-        let shown = format!("{order:?}");
-        assert!(seen.iter().all(|secret| !shown.contains(secret)), "an order shows no secret: {shown}");
-        // And says them in its reasons.
-        let reason = format!("VERIFY {} answered 63C2", seen[before..].join(" "));
-        match seen.len() % 6 {
-            0 => FinishOutcome::Spoiled { reason },
-            2 => FinishOutcome::Unknown { reason },
-            _ => FinishOutcome::Good,
-        }
-    }
-
-    async fn discard(&self, _: &str) -> DiscardOutcome {
-        DiscardOutcome::Done
-    }
-}
-
-#[test]
-fn no_pin_or_puk_is_ever_in_the_store_or_a_report() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let path = folder.path().join("office.db");
-    let clock = clock();
-    let store = SqliteRepository::open_with(&path, SqliteOptions::new(Arc::new(clock.clone()))).expect("it opens");
-    let nosy = Nosy::default();
-    let office = Office::on(store, clock, |builder| builder.personalizer(nosy.clone()));
-    office.script(
-        CARD_SCRIPT,
-        "CardsPINLength = 12\nCardsPUKLength = 12\nCardsPUKDeliveryMethod = \"email\"\nCardsPINDeliveryMethod = \"print\"",
-    );
-    let cards: Vec<ItemId> = (1..=10).map(|n| ItemId::Card(office.request(&format!("u{n}")))).collect();
-    let (report, outcomes) = office.run(ISSUE, &operator(), Answer::ids(cards.clone()));
-    office.run(REPEAT_PRODUCTION, &operator(), Answer::ids(cards));
-    let seen = nosy.0.lock().expect("not poisoned").clone();
-    assert!(seen.len() >= 20 && seen.iter().collect::<BTreeSet<_>>().len() == seen.len(), "{}", seen.len());
-    let everything = block_on(everything_of(&office));
-    let shown = format!("{report:?} {outcomes:?} {everything} {:?}", office.engine);
-    let mut files = Vec::new();
-    for file in std::fs::read_dir(folder.path()).expect("readable") {
-        files.extend(std::fs::read(file.expect("readable").path()).expect("readable"));
-    }
-    assert!(files.len() > 10_000, "the files hold something");
-    for secret in &seen {
-        assert!(secret.len() == 12 && secret.bytes().all(|digit| digit.is_ascii_digit()));
-        assert!(!shown.contains(secret.as_str()));
-        assert!(!files.windows(12).any(|bytes| bytes == secret.as_bytes()));
-    }
-}
-
-async fn everything_of(office: &Office) -> String {
-    let cards = office.engine.card_page(&CardQuery::default(), None, 1000).await.expect("readable");
-    let jobs = office.engine.job_page(&JobQuery::default(), None, 10_000).await.expect("readable");
-    let certificates =
-        office.engine.certificate_page(&CertificateQuery::default(), None, 1000).await.expect("readable");
-    let feed = office.engine.changes_since(None, 100_000).await.expect("readable");
-    format!("{cards:?} {jobs:?} {certificates:?} {:?}", feed.entries)
-}
-
-// ---- what must fit together ----------------------------------------------------------------------------------------
-
-/// What must fit together over cards and their current certificates (DOMAIN.md 1), for our states, and toward the CA where no
-/// job is open for a certificate.
-fn fits_together(office: &Office) -> Result<(), String> {
-    let cards = block_on(office.engine.card_page(&CardQuery::default(), None, 10_000)).map_err(|e| e.to_string())?;
-    let certificates = block_on(office.engine.certificate_page(&CertificateQuery::default(), None, 10_000))
-        .map_err(|e| e.to_string())?;
-    let jobs = block_on(office.engine.job_page(&JobQuery::default(), None, 100_000)).map_err(|e| e.to_string())?;
-    let owed: BTreeSet<CardId> = jobs
-        .iter()
-        .filter(|job| matches!(job.state, JobState::Open | JobState::InDoubt))
-        .filter_map(|j| j.card)
-        .collect();
-    let at_ca: BTreeMap<String, StateAtCa> =
-        office.ca.ledger().into_iter().map(|entry| (entry.certificate.serial.clone(), entry.state)).collect();
-    let mut active = BTreeSet::new();
-    for card in &cards {
-        let own: Vec<&Certificate> = certificates.iter().filter(|c| c.card == card.id).collect();
-        let current: Vec<CertificateState> = own.iter().filter(|c| c.is_current(card)).map(|c| c.state()).collect();
-        let good: &[CertificateState] = match card.state() {
-            CardState::Active => &[CertificateState::Valid],
-            CardState::Issued => &[CertificateState::OnHold, CertificateState::Valid],
-            CardState::Inactive => &[CertificateState::OnHold],
-            _ => &[],
-        };
-        if !current.iter().all(|state| good.contains(state)) {
-            return Err(format!("card {} is {} with {current:?}", card.id, card.state()));
-        }
-        if card.state() == CardState::Active && !active.insert(card.holder.clone()) {
-            return Err(format!("user {:?} has two active cards", card.holder));
-        }
-        for certificate in own.iter().filter(|_| !owed.contains(&card.id)) {
-            let found = at_ca.get(&certificate.issued.serial).copied();
-            let fits = match certificate.state() {
-                CertificateState::Valid => found == Some(StateAtCa::Valid),
-                CertificateState::OnHold => found == Some(StateAtCa::OnHold),
-                CertificateState::Revoked => matches!(found, Some(StateAtCa::Revoked | StateAtCa::Expired)),
-                CertificateState::Issued | CertificateState::Expired => true,
-            };
-            if !fits {
-                return Err(format!("{} of card {} is {found:?} at the CA", certificate.state(), card.id));
-            }
-        }
-        block_on(office.engine.verify_card(card)).map_err(|e| e.to_string())?.map_err(|e| e.to_string())?;
-    }
-    Ok(())
-}
-
-/// Whether nothing is left of productions that ended without a card.
-fn nothing_left_over(office: &Office) -> Result<(), String> {
-    let cards: BTreeMap<CardId, Card> = block_on(office.engine.card_page(&CardQuery::default(), None, 10_000))
-        .map_err(|e| e.to_string())?
-        .into_iter()
-        .map(|card| (card.id, card))
-        .collect();
-    let usable = office.ca.ledger().into_iter().filter(|entry| entry.state != StateAtCa::Revoked);
-    let certificates = block_on(office.engine.certificate_page(&CertificateQuery::default(), None, 10_000))
-        .map_err(|e| e.to_string())?;
-    for entry in usable {
-        let ours = certificates.iter().find(|c| c.issued.serial == entry.certificate.serial);
-        let kept = ours.is_some_and(|c| c.is_current(&cards[&c.card]));
-        if !kept {
-            let card = ours.map(|c| &cards[&c.card]);
-            let busy = card.and_then(|card| card.busy.as_ref()).map(|busy| busy.job);
-            let job = block_on(office.engine.jobs(&busy.into_iter().collect::<Vec<_>>())).map_err(|e| e.to_string())?;
-            let codes = card.map(|card| office.history(card.id));
-            return Err(format!(
-                "{} is left: {:?} {job:?} {codes:?}",
-                entry.certificate.serial,
-                ours.map(|c| c.state())
-            ));
-        }
-    }
-    Ok(())
-}
-
-#[derive(Clone, Debug)]
-enum Step {
-    Request(u8),
-    Issue,
-    Repeat,
-    Activate(u8),
-    Lock(u8),
-    Sweep,
-    Production,
-    Resolve(bool),
-    GiveUp,
-    Leave(u8),
-    Return(u8),
-    Wait,
-}
-
-fn step() -> impl Strategy<Value = Step> {
-    prop_oneof![
-        3 => (1..4_u8).prop_map(Step::Request),
-        4 => Just(Step::Issue),
-        2 => Just(Step::Repeat),
-        3 => (0..8_u8).prop_map(Step::Activate),
-        1 => (0..8_u8).prop_map(Step::Lock),
-        1 => Just(Step::Sweep),
-        2 => Just(Step::Production),
-        1 => any::<bool>().prop_map(Step::Resolve),
-        2 => Just(Step::Wait),
-        1 => Just(Step::GiveUp),
-        1 => (1..4_u8).prop_map(Step::Leave),
-        1 => (1..4_u8).prop_map(Step::Return),
-    ]
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 100, failure_persistence: None, ..ProptestConfig::default() })]
-
-    #[test]
-    fn whatever_is_done_and_fails_what_must_fit_together_does(
-        steps in prop::collection::vec(step(), 5..40),
-        faulty in any::<bool>(),
-        blind in any::<bool>(),
-        active in any::<bool>(),
-    ) {
-        let office = Office::new();
-        if faulty {
-            office.ca.behave(CaBehaviour::faulty().decided_after(HOUR).can_look(!blind));
-            office.personalizer.behave(PersonalizerBehaviour::faulty().makes_keys(blind));
-        }
-        if active {
-            office.script(CARD_SCRIPT, "CardsCardEndState = \"active\"\nCardsCertificateEndState = \"valid\"");
-        }
-        let all = |state| {
-            let query = CardQuery { states: vec![state], ..CardQuery::default() };
-            block_on(office.engine.card_page(&query, None, 100)).expect("readable")
-        };
-        let run = |process, cards: Vec<Card>, values: &[(&str, &str)]| {
-            if !cards.is_empty() {
-                let answer = Answer::ids(cards.iter().map(|card| ItemId::Card(card.id)));
-                let answer = values.iter().fold(answer, |answer, (field, value)| answer.with(*field, *value));
-                office.run(process, &operator(), answer);
-            }
-        };
-        let settle = |good: bool| {
-            for doubt in block_on(office.engine.doubts(None, 100)).expect("readable") {
-                let resolution = match (doubt.kind(), good) {
-                    (JobKind::FinishCard, true) => "good card",
-                    (JobKind::FinishCard | JobKind::PrepareCard, false) => "spoiled",
-                    // What the CA may have for a card that is given up already, nobody gives up without having looked.
-                    (JobKind::IssueCertificate, false) if doubt.card.is_some_and(|id| office.card(id).production.is_some()) => {
-                        "give up"
-                    }
-                    _ => "send again",
-                };
-                let answer = Answer::ids([ItemId::Job(doubt.id)]).with("resolution", resolution).with("reason", "seen");
-                office.run(RESOLVE, &operator(), answer);
-            }
-        };
-        for step in &steps {
-            match step {
-                Step::Request(user) => drop(office.run(REQUEST, &operator(), Answer::ids([user_item(&format!("u{user}"))]))),
-                Step::Issue => run(ISSUE, all(CardState::Approved), &[]),
-                Step::Repeat => run(REPEAT_PRODUCTION, all(CardState::Failed), &[]),
-                Step::Activate(n) => run(ACTIVATE, all(CardState::Issued).into_iter().skip(usize::from(*n)).take(1).collect(), &[]),
-                Step::Lock(n) => {
-                    let cards = all(CardState::Active).into_iter().chain(all(CardState::Issued));
-                    run(LOCK, cards.skip(usize::from(*n)).take(1).collect(), &[("reason", "superseded")]);
-                }
-                Step::Sweep => drop(office.sync(SYNC_ORPHANS)),
-                Step::Production => drop(office.sync(SYNC_PRODUCTION)),
-                Step::Resolve(good) => settle(*good),
-                Step::Wait => office.clock.advance(6 * HOUR),
-                Step::GiveUp => run(RESOLVE, all(CardState::Approved), &[("resolution", "give up"), ("reason", "enough")]),
-                Step::Leave(user) => office.users.put(User { state: UserState::Inactive, ..person(u32::from(*user)) }),
-                Step::Return(user) => office.users.put(person(u32::from(*user))),
-            }
-            if let Err(problem) = fits_together(&office) {
-                return Err(TestCaseError::fail(format!("after {step:?}: {problem}")));
-            }
-        }
-        // Then nothing fails any more: all comes to an end, and nothing is left over.
-        office.ca.behave(CaBehaviour::calm());
-        office.personalizer.behave(PersonalizerBehaviour::calm().makes_keys(blind));
-        for _ in 0..12 {
-            settle(true);
-            office.clock.advance(25 * HOUR);
-            office.sync(SYNC_PRODUCTION);
-            office.sync(SYNC_ORPHANS);
-        }
-        fits_together(&office).map_err(TestCaseError::fail)?;
-        nothing_left_over(&office).map_err(TestCaseError::fail)?;
-        let open = JobQuery { states: vec![JobState::Open, JobState::InDoubt], ..JobQuery::default() };
-        prop_assert_eq!(block_on(office.engine.job_page(&open, None, 100)).expect("readable"), vec![]);
-        prop_assert!(all(CardState::Approved).iter().all(|card| card.busy.is_none()));
     }
 }

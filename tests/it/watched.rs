@@ -3,10 +3,7 @@
 //! same store.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::future::poll_fn;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::task::Poll;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -24,6 +21,10 @@ use cardwright::{
 use crate::office::{Office, clock};
 
 type Hook = Box<dyn FnOnce() + Send>;
+type Look = Box<dyn Fn() + Send>;
+
+/// What is done to a history that is read.
+type Forgery = Box<dyn Fn(&mut Vec<HistoryEntry>) + Send>;
 
 /// What a test did at a certain moment, on a thread of its own so that it may run an engine.
 fn act(hook: Option<Hook>) {
@@ -32,29 +33,17 @@ fn act(hook: Option<Hook>) {
     }
 }
 
-/// Is not ready the first time that it is asked, as a call over a network would be.
-async fn pause() {
-    let mut asked = false;
-    poll_fn(|context| {
-        if std::mem::replace(&mut asked, true) {
-            return Poll::Ready(());
-        }
-        context.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
-}
-
 /// A store that counts, and fails or waits where a test wants it.
 pub(crate) struct Watched {
     inner: Box<dyn CardRepository>,
     calls: Mutex<BTreeMap<&'static str, u64>>,
     before_commit: Mutex<VecDeque<Hook>>,
+    after_commit: Mutex<Option<Look>>,
     failures: Mutex<VecDeque<Option<RepositoryError>>>,
     lost: Mutex<VecDeque<bool>>,
     away: Mutex<VecDeque<bool>>,
-    pausing: AtomicBool,
     forged: Mutex<Vec<HistoryEntry>>,
+    forgery: Mutex<Option<Forgery>>,
 }
 
 impl Watched {
@@ -63,17 +52,23 @@ impl Watched {
             inner: Box::new(inner),
             calls: Mutex::default(),
             before_commit: Mutex::default(),
+            after_commit: Mutex::default(),
             failures: Mutex::default(),
             lost: Mutex::default(),
             away: Mutex::default(),
-            pausing: AtomicBool::default(),
             forged: Mutex::default(),
+            forgery: Mutex::default(),
         })
     }
 
     /// Does this right before the next commit of cards; called again, before the one after it.
     pub(crate) fn before_commit(&self, hook: impl FnOnce() + Send + 'static) {
         self.before_commit.lock().unwrap().push_back(Box::new(hook));
+    }
+
+    /// Looks at the store after every commit from now on, also after one whose answer is lost. It must not wait for anything.
+    pub(crate) fn after_every_commit(&self, look: impl Fn() + Send + 'static) {
+        *self.after_commit.lock().unwrap() = Some(Box::new(look));
     }
 
     /// What becomes of the next commits of cards: `None` lets one through.
@@ -98,14 +93,14 @@ impl Watched {
         self.away.lock().unwrap().clear();
     }
 
-    /// Lets every call wait from now on, before it is done and, if it stores something, also after.
-    pub(crate) fn pause_at_every_call(&self) {
-        self.pausing.store(true, Ordering::SeqCst);
-    }
-
     /// Slips this entry into the history that is read.
     pub(crate) fn forge(&self, entry: HistoryEntry) {
         self.forged.lock().unwrap().push(entry);
+    }
+
+    /// Does this to every history that is read.
+    pub(crate) fn falsify(&self, forgery: impl Fn(&mut Vec<HistoryEntry>) + Send + 'static) {
+        *self.forgery.lock().unwrap() = Some(Box::new(forgery));
     }
 
     /// The calls so far, and forgets them.
@@ -113,17 +108,10 @@ impl Watched {
         std::mem::take(&mut *self.calls.lock().unwrap())
     }
 
-    async fn begin(&self, call: &'static str) -> Result<(), RepositoryError> {
+    fn begin(&self, call: &'static str) -> Result<(), RepositoryError> {
         *self.calls.lock().unwrap().entry(call).or_default() += 1;
-        self.wait().await;
         let away = self.away.lock().unwrap().pop_front().unwrap_or_default();
         if away { Err(RepositoryError::unavailable("out for lunch")) } else { Ok(()) }
-    }
-
-    async fn wait(&self) {
-        if self.pausing.load(Ordering::SeqCst) {
-            pause().await;
-        }
     }
 }
 
@@ -131,7 +119,7 @@ impl Watched {
 impl CardRepository for Watched {
     async fn commit(&self, changes: &ChangeSet) -> Result<(), CommitError> {
         let numbers = changes.cards.is_empty() && changes.records.iter().any(|r| r.key.starts_with("numbers/"));
-        self.begin(if numbers { "number draw" } else { "commit" }).await?;
+        self.begin(if numbers { "number draw" } else { "commit" })?;
         if !changes.cards.is_empty() {
             let hook = self.before_commit.lock().unwrap().pop_front();
             act(hook);
@@ -141,7 +129,9 @@ impl CardRepository for Watched {
             }
         }
         let committed = self.inner.commit(changes).await;
-        self.wait().await;
+        if let Some(look) = self.after_commit.lock().unwrap().as_ref().filter(|_| committed.is_ok()) {
+            look();
+        }
         let cards = !changes.cards.is_empty() && committed.is_ok();
         if cards && self.lost.lock().unwrap().pop_front().unwrap_or_default() {
             return Err(
@@ -152,7 +142,7 @@ impl CardRepository for Watched {
     }
 
     async fn cards(&self, ids: &[CardId]) -> Result<Vec<Card>, RepositoryError> {
-        self.begin("cards").await?;
+        self.begin("cards")?;
         self.inner.cards(ids).await
     }
 
@@ -162,17 +152,17 @@ impl CardRepository for Watched {
         after: Option<CardId>,
         limit: usize,
     ) -> Result<Vec<Card>, RepositoryError> {
-        self.begin("card_page").await?;
+        self.begin("card_page")?;
         self.inner.card_page(query, after, limit).await
     }
 
     async fn cards_of(&self, holders: &[UserId], states: &[CardState]) -> Result<Vec<Card>, RepositoryError> {
-        self.begin("cards_of").await?;
+        self.begin("cards_of")?;
         self.inner.cards_of(holders, states).await
     }
 
     async fn requests(&self, ids: &[RequestId]) -> Result<Vec<ApprovalRequest>, RepositoryError> {
-        self.begin("requests").await?;
+        self.begin("requests")?;
         self.inner.requests(ids).await
     }
 
@@ -182,12 +172,12 @@ impl CardRepository for Watched {
         after: Option<RequestId>,
         limit: usize,
     ) -> Result<Vec<ApprovalRequest>, RepositoryError> {
-        self.begin("request_page").await?;
+        self.begin("request_page")?;
         self.inner.request_page(query, after, limit).await
     }
 
     async fn certificates(&self, ids: &[CertificateId]) -> Result<Vec<Certificate>, RepositoryError> {
-        self.begin("certificates").await?;
+        self.begin("certificates")?;
         self.inner.certificates(ids).await
     }
 
@@ -197,23 +187,23 @@ impl CardRepository for Watched {
         after: Option<CertificateId>,
         limit: usize,
     ) -> Result<Vec<Certificate>, RepositoryError> {
-        self.begin("certificate_page").await?;
+        self.begin("certificate_page")?;
         self.inner.certificate_page(query, after, limit).await
     }
 
     async fn records(&self, keys: &[String]) -> Result<Vec<Record>, RepositoryError> {
         let numbers = keys.iter().all(|key| key.starts_with("numbers/"));
-        self.begin(if numbers { "number look" } else { "records" }).await?;
+        self.begin(if numbers { "number look" } else { "records" })?;
         self.inner.records(keys).await
     }
 
     async fn reservations(&self, keys: &[String]) -> Result<Vec<Reservation>, RepositoryError> {
-        self.begin("reservations").await?;
+        self.begin("reservations")?;
         self.inner.reservations(keys).await
     }
 
     async fn jobs(&self, ids: &[JobId]) -> Result<Vec<Job>, RepositoryError> {
-        self.begin("jobs").await?;
+        self.begin("jobs")?;
         self.inner.jobs(ids).await
     }
 
@@ -223,29 +213,23 @@ impl CardRepository for Watched {
         after: Option<JobId>,
         limit: usize,
     ) -> Result<Vec<Job>, RepositoryError> {
-        self.begin("job_page").await?;
+        self.begin("job_page")?;
         self.inner.job_page(query, after, limit).await
     }
 
     async fn claim(&self, request: &ClaimRequest) -> Result<Vec<Job>, RepositoryError> {
-        self.begin("claim").await?;
-        let answer = self.inner.claim(request).await;
-        self.wait().await;
-        answer
+        self.begin("claim")?;
+        self.inner.claim(request).await
     }
 
     async fn renew(&self, jobs: &[(JobId, u64)], lease: Duration) -> Result<Vec<JobId>, RepositoryError> {
-        self.begin("renew").await?;
-        let answer = self.inner.renew(jobs, lease).await;
-        self.wait().await;
-        answer
+        self.begin("renew")?;
+        self.inner.renew(jobs, lease).await
     }
 
     async fn release(&self, jobs: &[(JobId, u64)]) -> Result<(), RepositoryError> {
-        self.begin("release").await?;
-        let answer = self.inner.release(jobs).await;
-        self.wait().await;
-        answer
+        self.begin("release")?;
+        self.inner.release(jobs).await
     }
 
     async fn record_attempts(
@@ -253,22 +237,23 @@ impl CardRepository for Watched {
         attempts: &[(JobId, u64, Attempt)],
         lease: Duration,
     ) -> Result<Vec<Job>, RepositoryError> {
-        self.begin("record_attempts").await?;
-        let answer = self.inner.record_attempts(attempts, lease).await;
-        self.wait().await;
-        answer
+        self.begin("record_attempts")?;
+        self.inner.record_attempts(attempts, lease).await
     }
 
     async fn history(&self, object: &ObjectId, after: u64, limit: usize) -> Result<Vec<HistoryEntry>, RepositoryError> {
-        self.begin("history").await?;
+        self.begin("history")?;
         let mut entries = self.inner.history(object, after, limit).await?;
         let forged = self.forged.lock().unwrap();
         entries.extend(forged.iter().filter(|entry| entry.object == *object && entry.sequence > after).cloned());
+        if let Some(forgery) = &*self.forgery.lock().unwrap() {
+            forgery(&mut entries);
+        }
         Ok(entries)
     }
 
     async fn changes_since(&self, cursor: Option<&str>, limit: usize) -> Result<FeedPage, RepositoryError> {
-        self.begin("changes_since").await?;
+        self.begin("changes_since")?;
         self.inner.changes_since(cursor, limit).await
     }
 }
@@ -280,29 +265,11 @@ pub(crate) struct TestBureau {
     after_place: Arc<Mutex<VecDeque<Hook>>>,
     statuses: Arc<Mutex<VecDeque<OrderStatus>>>,
     unheard: Arc<Mutex<VecDeque<PlaceOutcome>>>,
-    pausing: Arc<AtomicBool>,
 }
 
 impl TestBureau {
     pub(crate) fn new(inner: SimulatedBureau) -> Self {
-        Self {
-            inner,
-            after_place: Arc::default(),
-            statuses: Arc::default(),
-            unheard: Arc::default(),
-            pausing: Arc::default(),
-        }
-    }
-
-    /// Lets every order wait from now on, before it arrives and before its answer does.
-    pub(crate) fn pause_at_every_call(&self) {
-        self.pausing.store(true, Ordering::SeqCst);
-    }
-
-    async fn wait(&self) {
-        if self.pausing.load(Ordering::SeqCst) {
-            pause().await;
-        }
+        Self { inner, after_place: Arc::default(), statuses: Arc::default(), unheard: Arc::default() }
     }
 
     /// Does this once the next call was made, before its answer arrives.
@@ -328,7 +295,6 @@ impl GoCardsProvider for TestBureau {
     }
 
     async fn place(&self, orders: &[CardOrder]) -> Vec<PlaceOutcome> {
-        self.wait().await;
         let unheard = self.unheard.lock().unwrap().pop_front();
         let answers = match unheard {
             Some(outcome) => vec![outcome; orders.len()],
@@ -336,7 +302,6 @@ impl GoCardsProvider for TestBureau {
         };
         let hook = self.after_place.lock().unwrap().pop_front();
         act(hook);
-        self.wait().await;
         answers
     }
 
@@ -380,6 +345,7 @@ pub(crate) fn second(
         personalizer: office.personalizer.clone(),
         users: office.users.clone(),
         mail: office.mail.clone(),
+        runs: office.runs.clone(),
         ..other
     }
 }

@@ -39,6 +39,9 @@
 //! there is never a certificate without its key, nor a second store to keep in step; and the journal alone, or a backup of
 //! it, gives no key away. Deriving the keys from one secret would need no store, but could never forget one. Dropping a key
 //! ends its being given; its sealed bytes stay in the journal, and are worth nothing once the sealing key is destroyed.
+//! The engine never drops one: it does not know which keys the host wants to keep, such as those for encryption. A host that
+//! wants none kept drops the keys of certificates that are [valid](crate::CertificateState::Valid) or
+//! [on hold](crate::CertificateState::OnHold), by [`Certificate::key`](crate::Certificate::key): only those are on finished cards.
 //! Nonces are random: one sealing key is good for four thousand million certificates. Without a sealing key the CA makes no
 //! keys, and refuses orders without a request. Copies that the libraries make of a key while they work are not wiped.
 //!

@@ -26,8 +26,12 @@ const LOG_BYTES: i64 = 64 << 20;
 const WRITER_CACHE: i64 = -64 << 10;
 
 /// Opens the connection that writes; creates the file, or brings it up to date, if need be.
-pub(super) fn open_writer(path: &Path, busy_timeout: Duration) -> Result<Connection, Problem> {
+pub(super) fn open_writer(path: &Path, busy_timeout: Duration, max_bytes: Option<u64>) -> Result<Connection, Problem> {
     let mut connection = connect(path, busy_timeout)?;
+    // SQLite opens a file that may only be read for reading, without a word.
+    if connection.is_readonly(rusqlite::MAIN_DB)? {
+        return Err(Problem::ReadOnly);
+    }
     // Looked at before anything is written: a foreign file is left as it is.
     check_alone(&connection)?;
     keep_log(&connection, busy_timeout)?;
@@ -36,6 +40,12 @@ pub(super) fn open_writer(path: &Path, busy_timeout: Duration) -> Result<Connect
     connection.pragma_update(None, "journal_size_limit", LOG_BYTES)?;
     connection.pragma_update(None, "cache_size", WRITER_CACHE)?;
     migrate(&mut connection)?;
+    if let Some(bytes) = max_bytes {
+        let page: i64 = connection.query_row("PRAGMA page_size", [], |row| row.get(0))?;
+        let pages = i64::try_from(bytes).unwrap_or(i64::MAX) / page.max(1);
+        // Asked for fewer than there are, SQLite lets the file be as large as it is; asked for none, it changes nothing.
+        connection.pragma_update(None, "max_page_count", pages.max(1))?;
+    }
     Ok(connection)
 }
 

@@ -68,12 +68,15 @@ pub struct SqliteOptions {
     pub clock: Arc<dyn Clock>,
     /// How long to wait for another process that is writing before the store is called unavailable. 10 s by default.
     pub busy_timeout: Duration,
+    /// How large the file may grow, in bytes; beyond that, the disk is said to be full. `None`: as large as it will. The log beside
+    /// the file is not counted.
+    pub max_bytes: Option<u64>,
 }
 
 impl SqliteOptions {
     /// With this clock, and all else by default.
     pub fn new(clock: Arc<dyn Clock>) -> Self {
-        Self { clock, busy_timeout: Duration::from_secs(10) }
+        Self { clock, busy_timeout: Duration::from_secs(10), max_bytes: None }
     }
 }
 
@@ -86,7 +89,10 @@ impl Default for SqliteOptions {
 
 impl fmt::Debug for SqliteOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SqliteOptions").field("busy_timeout", &self.busy_timeout).finish_non_exhaustive()
+        f.debug_struct("SqliteOptions")
+            .field("busy_timeout", &self.busy_timeout)
+            .field("max_bytes", &self.max_bytes)
+            .finish_non_exhaustive()
     }
 }
 
@@ -102,7 +108,7 @@ impl SqliteRepository {
     /// # Errors
     /// - [`RepositoryError::Unavailable`]: the file cannot be opened, is locked, or the disk is full.
     /// - [`RepositoryError::Corrupt`]: it is no database, or a damaged one.
-    /// - [`RepositoryError::Rejected`]: it is a database of another program, or one of a newer release.
+    /// - [`RepositoryError::Rejected`]: it may not be written, is a database of another program, or one of a newer release.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, RepositoryError> {
         Self::open_with(path, SqliteOptions::default())
     }
@@ -115,7 +121,7 @@ impl SqliteRepository {
         let path = path.as_ref().to_owned();
         let file: Arc<str> = path.to_string_lossy().into();
         let start = || -> Result<Threads, Problem> {
-            let writer = connection::open_writer(&path, options.busy_timeout)?;
+            let writer = connection::open_writer(&path, options.busy_timeout, options.max_bytes)?;
             let readers =
                 (0..READERS).map(|_| connection::open_reader(&path, options.busy_timeout)).collect::<Result<_, _>>()?;
             Threads::start(writer, readers)
@@ -296,7 +302,7 @@ mod tests {
     #[test]
     fn every_statement_has_an_index() -> Result<(), Box<dyn std::error::Error>> {
         let folder = tempfile::tempdir()?;
-        let connection = connection::open_writer(&folder.path().join("plans.db"), Duration::from_secs(1))
+        let connection = connection::open_writer(&folder.path().join("plans.db"), Duration::from_secs(1), None)
             .map_err(|problem| problem.to_string())?;
         for (name, text) in statements::ALL {
             let mut plan = connection

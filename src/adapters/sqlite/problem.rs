@@ -6,6 +6,8 @@ use rusqlite::ErrorCode;
 
 use crate::host::RepositoryError;
 
+const READ_ONLY: &str = "the file is read-only; it and its folder must be writable";
+
 /// What went wrong.
 #[derive(Clone, Debug, thiserror::Error)]
 pub(super) enum Problem {
@@ -23,6 +25,8 @@ pub(super) enum Problem {
     Unwritable { what: &'static str, source: Arc<serde_json::Error> },
     #[error("{0} is out of range")]
     OutOfRange(&'static str),
+    #[error("{READ_ONLY}")]
+    ReadOnly,
     #[error("not a cardwright store")]
     Foreign,
     #[error("its schema has version {found}, this release knows up to {known}")]
@@ -90,6 +94,7 @@ impl From<Failure> for RepositoryError {
             Problem::Unreadable { .. } | Problem::OutOfRange(_) => (Remedy::Repair, reason(&problem)),
             Problem::NoThread(_) | Problem::Lost => (Remedy::TryLater, reason(&problem)),
             Problem::Unwritable { .. }
+            | Problem::ReadOnly
             | Problem::Foreign
             | Problem::NewerSchema { .. }
             | Problem::NoWriteAheadLog(_)
@@ -123,10 +128,12 @@ fn judge(error: &rusqlite::Error) -> (Remedy, &'static str) {
     }
     match error.sqlite_error_code() {
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked | ErrorCode::FileLockingProtocolFailed) => {
-            (Remedy::TryLater, "locked by another process")
+            (Remedy::TryLater, "locked by another process; try again when that is done")
         }
-        Some(ErrorCode::DiskFull) => (Remedy::TryLater, "the disk is full"),
-        Some(ErrorCode::CannotOpen) => (Remedy::TryLater, "the file cannot be opened"),
+        Some(ErrorCode::DiskFull) => (Remedy::TryLater, "the disk is full; make room and try again"),
+        Some(ErrorCode::CannotOpen) => {
+            (Remedy::TryLater, "the file cannot be opened; its folder must be there, and both must be writable")
+        }
         Some(ErrorCode::OutOfMemory) => (Remedy::TryLater, "out of memory"),
         Some(ErrorCode::SchemaChanged) => (Remedy::TryLater, "the schema changed meanwhile"),
         Some(ErrorCode::OperationInterrupted | ErrorCode::OperationAborted) => (Remedy::TryLater, "interrupted"),
@@ -135,10 +142,12 @@ fn judge(error: &rusqlite::Error) -> (Remedy, &'static str) {
         {
             (Remedy::Repair, "the file system is damaged")
         }
-        Some(ErrorCode::SystemIoFailure) => (Remedy::TryLater, "the disk cannot be read or written"),
+        Some(ErrorCode::SystemIoFailure) => {
+            (Remedy::TryLater, "the disk cannot be read or written; look at the disk and try again")
+        }
         Some(ErrorCode::NotADatabase) => (Remedy::Repair, "the file is not a database"),
         Some(ErrorCode::DatabaseCorrupt) => (Remedy::Repair, "the file is corrupt"),
-        Some(ErrorCode::ReadOnly) => (Remedy::GiveUp, "the file is read-only"),
+        Some(ErrorCode::ReadOnly) => (Remedy::GiveUp, READ_ONLY),
         Some(ErrorCode::PermissionDenied | ErrorCode::AuthorizationForStatementDenied) => {
             (Remedy::GiveUp, "access to the file is denied")
         }

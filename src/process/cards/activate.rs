@@ -46,14 +46,16 @@ impl Process for Activate {
         let user = item.take_user()?;
         require_active(&user)?;
         let mut card = item.take_card()?;
-        production::require_validity(&card, context)?;
+        production::require_validity(&card, context.stamp.at)?;
+        item.certificates.retain(|certificate| certificate.is_current(&card));
+        production::require_valid_certificates(&item.certificates, context.stamp.at)?;
         let mut changes = ChangeSet::new();
         production::take_active_place(&mut changes, &mut card, &item.active_cards, context)?;
         let why = Why::code("activated");
         changes.move_card(&mut card, CardState::Active, &context.stamp, why)?;
         let mut perform = Vec::new();
         for certificate in std::mem::take(&mut item.certificates) {
-            if certificate.state() != CertificateState::OnHold || !certificate.is_current(&card) {
+            if certificate.state() != CertificateState::OnHold {
                 continue;
             }
             if certificate.at_ca == StateAtCa::OnHold {

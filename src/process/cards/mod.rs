@@ -1,5 +1,6 @@
 //! Cards as such: request, approval, local production, activation, locking, and settling what is in doubt.
 
+mod abort_approved;
 mod abort_request;
 mod activate;
 mod approval;
@@ -10,6 +11,7 @@ mod request_multiple;
 mod resolve_doubt;
 mod sync_orphans;
 
+pub(crate) use abort_approved::AbortApproved;
 pub(crate) use abort_request::AbortRequest;
 pub(crate) use activate::Activate;
 pub(crate) use approval::Approval;

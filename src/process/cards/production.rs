@@ -5,6 +5,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use chrono::{DateTime, Utc};
+use uuid::Uuid;
+
 use crate::card::{Busy, Card, CardState, Failure, FailurePhase};
 use crate::certificate::{
     Certificate, CertificateKind, CertificateState, IssuedCertificate, RevocationReason, StateAtCa,
@@ -20,6 +23,7 @@ use crate::options::{
 };
 use crate::process::{Field, FieldKind, Outcome, Plan, PlanContext, Refusal, RefusalCode};
 use crate::production::{Delivery, Production, SecretPlan};
+use crate::production_type::EMAIL;
 use crate::state_graph::{State as _, TransitionError};
 
 /// What one link of a production, or one call to the CA, came to.
@@ -27,6 +31,8 @@ use crate::state_graph::{State as _, TransitionError};
 pub(crate) enum ProductionAnswer {
     /// The card is at hand.
     Prepared(Prepared),
+    /// A card is at hand that is of no use: it is put aside, and the production fails.
+    Unusable { handle: String, reason: String },
     /// The CA made the certificate.
     Issued(IssuedCertificate),
     /// What the CA now says of the certificate that the job names.
@@ -58,20 +64,31 @@ pub(crate) const OPTIONS: [&str; 8] = [
     MULTIPLE_ACTIVE.name(),
 ];
 
+/// What is kept with a job that a person wants to be tried again.
+pub(crate) const TO_BE_SENT_AGAIN: &str = "to be sent again";
+
 const YES: &str = "yes";
 const NO: &str = "no";
 
-/// One field for each kind of certificate that the operator is asked about.
+/// One field for each kind of certificate that the operator is asked about. Where a function decides for each card, it may ask
+/// about any of them.
 pub(crate) fn certificate_fields(options: &ResolvedOptions) -> Vec<Field> {
-    let Ok(choices) = options.get(CERTIFICATES) else { return Vec::new() };
+    let choices = options.get(CERTIFICATES).ok();
     let asked = CertificateKind::ALL.into_iter().filter_map(|kind| {
+        let yes_or_no = FieldKind::Choice(vec![YES.to_owned(), NO.to_owned()]);
+        let Some(choices) = &choices else {
+            return Some(Field::optional(
+                field_of(kind),
+                format!("Certificate for {kind}, where it is asked"),
+                yes_or_no,
+            ));
+        };
         let preset = match choices.get(kind.name())? {
             CertificateChoice::Ask => NO,
             CertificateChoice::AskOn => YES,
             CertificateChoice::Yes | CertificateChoice::No => return None,
         };
-        let kinds = FieldKind::Choice(vec![YES.to_owned(), NO.to_owned()]);
-        Some(Field::required(field_of(kind), format!("Certificate for {kind}"), kinds).preset(preset))
+        Some(Field::required(field_of(kind), format!("Certificate for {kind}"), yes_or_no).preset(preset))
     });
     asked.collect()
 }
@@ -82,8 +99,11 @@ fn field_of(kind: CertificateKind) -> String {
 
 /// Begins the production of a card that is approved or failed.
 pub(crate) fn begin(mut card: Card, active: &[CardId], item: &str, context: &PlanContext<'_>) -> Result<Plan, Refusal> {
-    require_validity(&card, context)?;
+    require_validity(&card, context.stamp.at)?;
     let certificates = chosen_certificates(context)?;
+    if !certificates.is_empty() {
+        require_attribute(&card, "commonName", "its certificates")?;
+    }
     let equipment = &context.rules.equipment;
     if !equipment.personalizer {
         return Err(Refusal::new(RefusalCode::NotEquipped, "this office has no card personalizer"));
@@ -103,28 +123,27 @@ pub(crate) fn begin(mut card: Card, active: &[CardId], item: &str, context: &Pla
     if card_end_state == CardState::Active {
         take_active_place(&mut changes, &mut card, active, context)?;
     }
+    let pin = match context.option(PIN_DELIVERY)? {
+        PinDelivery::Print => Delivery::Print,
+        PinDelivery::Email => Delivery::Email,
+        PinDelivery::NoPin => Delivery::None,
+    };
+    let puk = match context.option(PUK_DELIVERY)? {
+        PukDelivery::Print => Delivery::Print,
+        PukDelivery::Email => Delivery::Email,
+        PukDelivery::NoPuk => Delivery::None,
+    };
+    if [pin, puk].contains(&Delivery::Email) {
+        require_attribute(&card, EMAIL, "PIN and PUK by e-mail")?;
+    }
     let id = JobId::derive(context.run, item, "prepare card");
     card.production = Some(Production {
         id,
         certificates,
         card_end_state,
         certificate_end_state,
-        pin: SecretPlan {
-            length: context.option(PIN_LENGTH)?,
-            delivery: match context.option(PIN_DELIVERY)? {
-                PinDelivery::Print => Delivery::Print,
-                PinDelivery::Email => Delivery::Email,
-                PinDelivery::NoPin => Delivery::None,
-            },
-        },
-        puk: SecretPlan {
-            length: context.option(PUK_LENGTH)?,
-            delivery: match context.option(PUK_DELIVERY)? {
-                PukDelivery::Print => Delivery::Print,
-                PukDelivery::Email => Delivery::Email,
-                PukDelivery::NoPuk => Delivery::None,
-            },
-        },
+        pin: SecretPlan { length: context.option(PIN_LENGTH)?, delivery: pin },
+        puk: SecretPlan { length: context.option(PUK_LENGTH)?, delivery: puk },
         handle: None,
         requests: BTreeMap::new(),
     });
@@ -138,14 +157,35 @@ pub(crate) fn begin(mut card: Card, active: &[CardId], item: &str, context: &Pla
 }
 
 /// Refuses a card whose validity is over.
-pub(crate) fn require_validity(card: &Card, context: &PlanContext<'_>) -> Result<(), Refusal> {
-    match card.valid_until {
-        Some(until) if until <= context.stamp.at => {
+pub(crate) fn require_validity(card: &Card, at: DateTime<Utc>) -> Result<(), Refusal> {
+    require_later(card.valid_until, at, || format!("card {}", card.id))
+}
+
+/// Refuses certificates whose validity is over.
+pub(crate) fn require_valid_certificates(certificates: &[Certificate], at: DateTime<Utc>) -> Result<(), Refusal> {
+    certificates.iter().try_for_each(|certificate| {
+        let what = || format!("the certificate for {} of card {}", certificate.kind, certificate.card);
+        require_later(Some(certificate.issued.valid_until), at, what)
+    })
+}
+
+fn require_later(until: Option<DateTime<Utc>>, at: DateTime<Utc>, what: impl Fn() -> String) -> Result<(), Refusal> {
+    match until {
+        Some(until) if until <= at => {
             let until = until.format("%F %T UTC");
-            Err(Refusal::new(RefusalCode::Expired, format!("card {} was valid until {until}", card.id)))
+            Err(Refusal::new(RefusalCode::Expired, format!("{} was valid until {until}", what())))
         }
         _ => Ok(()),
     }
+}
+
+/// Refuses a card without a value that its production needs.
+fn require_attribute(card: &Card, name: &str, what_for: &str) -> Result<(), Refusal> {
+    if card.attributes.get(name).is_some_and(|value| !value.trim().is_empty()) {
+        return Ok(());
+    }
+    let reason = format!("card {} has no `{name}`, which is needed for {what_for}", card.id);
+    Err(Refusal::new(RefusalCode::CardElement, reason))
 }
 
 /// Keeps the user's place for an active card, unless several are allowed.
@@ -216,43 +256,64 @@ pub(crate) fn certificate_key(job: &Job) -> String {
     job.id.uuid().simple().to_string()
 }
 
-/// The key under which the serial number of a chip is kept, for good.
-pub(crate) fn chip_key(serial: &str) -> String {
-    format!("chip/{serial}")
+/// The key under which a certificate is kept: no CA gives a serial number twice.
+pub(crate) fn serial_key(issued: &IssuedCertificate) -> String {
+    let mut name = Uuid::new_v5(&Uuid::NAMESPACE_X500, issued.issuer.as_bytes());
+    name = Uuid::new_v5(&name, issued.serial.to_ascii_lowercase().as_bytes());
+    format!("certificate/{}", name.simple())
 }
 
-/// Stores the answer to a link of the chain. The card must wait for the job. `certificates` are those of the card, `chips` who
-/// holds which chip key.
+/// Stores the answer to a link of the chain. The card must wait for the job. `certificates` are those of the card, `held` who
+/// holds which of the keys that the answer brings.
 pub(crate) fn link_answered(
     mut job: Job,
     card: Card,
     certificates: Vec<Certificate>,
-    chips: &BTreeMap<String, String>,
+    held: &BTreeMap<String, String>,
     answer: ProductionAnswer,
     stamp: &Stamp<'_>,
 ) -> Result<Applied, TransitionError> {
     job.claim = None;
-    job.attempt = None;
     job.setbacks = 0;
+    let done = done_remark(&answer);
     let (changes, Some(production)) = (ChangeSet::new(), card.production.clone()) else {
         return Ok(Applied { changes: ChangeSet::new(), outcome: Outcome::card(&card), next: Vec::new() });
     };
     let mut link = Link { changes, next: Vec::new(), job, card, production, stamp: *stamp };
     let outcome = match answer {
-        ProductionAnswer::Prepared(prepared) => link.prepared(prepared, chips)?,
-        ProductionAnswer::Issued(issued) => link.issued(issued),
+        ProductionAnswer::Prepared(prepared) => link.prepared(prepared, held)?,
+        ProductionAnswer::Unusable { handle, reason } => {
+            link.production.handle = Some(handle);
+            link.failed(reason)?
+        }
+        ProductionAnswer::Issued(issued) => link.issued(issued, held),
         ProductionAnswer::AtCa(state) => link.held(certificates, state)?,
         ProductionAnswer::Finished => link.finished(certificates)?,
         ProductionAnswer::Failed { reason } => link.failed(reason)?,
         ProductionAnswer::InDoubt { reason } => link.in_doubt(&reason),
     };
-    let Link { mut changes, next, job, mut card, .. } = link;
+    let Link { mut changes, next, mut job, mut card, .. } = link;
+    if job.state == JobState::Done {
+        job.attempt = None;
+        job.remark = job.remark.or(done);
+    }
     if card.production.is_some() {
         changes.note_card(&mut card, stamp, Why::code(noted(&outcome, &job)).about(&job.id.to_string()));
     }
     changes.jobs.push(job);
     changes.put_card(card);
     Ok(Applied { changes, outcome, next })
+}
+
+/// What is kept with a link that went well, by which its answer is known again should it be stored a second time.
+pub(crate) fn done_remark(answer: &ProductionAnswer) -> Option<String> {
+    match answer {
+        ProductionAnswer::Prepared(prepared) => Some(format!("prepared as {}", prepared.handle)),
+        ProductionAnswer::Issued(issued) => Some(format!("issued as {}", issued.serial)),
+        ProductionAnswer::Finished => Some("finished".to_owned()),
+        ProductionAnswer::Unusable { reason, .. } | ProductionAnswer::Failed { reason } => Some(reason.clone()),
+        ProductionAnswer::AtCa(_) | ProductionAnswer::InDoubt { .. } => None,
+    }
 }
 
 /// One link that was answered.
@@ -266,7 +327,13 @@ struct Link<'a> {
 }
 
 impl Link<'_> {
-    fn prepared(&mut self, prepared: Prepared, chips: &BTreeMap<String, String>) -> Result<Outcome, TransitionError> {
+    fn prepared(&mut self, prepared: Prepared, held: &BTreeMap<String, String>) -> Result<Outcome, TransitionError> {
+        let key = Card::handle_key(&prepared.handle);
+        if let Some(holder) = held.get(&key) {
+            return Ok(
+                self.in_doubt(&format!("the personalizer calls it {}, as it calls card {holder}", prepared.handle))
+            );
+        }
         self.production.handle = Some(prepared.handle);
         let wanted: BTreeSet<_> = self.production.certificates.iter().copied().collect();
         if !prepared.requests.is_empty() && !prepared.requests.keys().copied().eq(wanted) {
@@ -274,30 +341,25 @@ impl Link<'_> {
         }
         self.production.requests = prepared.requests;
         if let Some(serial) = prepared.chip_serial {
-            let key = chip_key(&serial);
-            let owner = self.card.id.to_string();
-            match chips.get(&key) {
-                Some(holder) if *holder != owner => {
-                    return self.failed(format!("the chip serial {serial} is already that of card {holder}"));
-                }
-                Some(_) => {}
-                None => self.changes.takes.push(Reservation { key, owner }),
+            let chip = Card::chip_key(&serial);
+            if let Some(holder) = held.get(&chip) {
+                return self.failed(format!("the chip serial {serial} is already that of card {holder}"));
             }
+            self.changes.reserve_for(&mut self.card, chip);
             self.card.chip_serial = Some(serial);
         }
+        self.changes.reserve_for(&mut self.card, key);
         self.done();
         self.go_on();
         Ok(self.under_way())
     }
 
-    fn issued(&mut self, issued: IssuedCertificate) -> Outcome {
+    fn issued(&mut self, issued: IssuedCertificate, held: &BTreeMap<String, String>) -> Outcome {
+        if let Some(owner) = held.get(&serial_key(&issued)) {
+            return self.in_doubt(&given_twice(&issued, owner));
+        }
         let Task::IssueCertificate { kind, .. } = self.job.task else { return self.under_way() };
-        let id = certificate_id(self.production.id, kind);
-        let key = certificate_key(&self.job);
-        let (certificate, entry) =
-            Certificate::issued(id, self.card.id, kind, self.production.id, key, issued, &self.stamp);
-        self.changes.certificates.push(certificate);
-        self.changes.history.push(entry);
+        put_issued(&mut self.changes, &self.job, self.card.id, kind, self.production.id, issued, &self.stamp);
         self.done();
         self.go_on();
         self.under_way()
@@ -341,10 +403,11 @@ impl Link<'_> {
         self.job.remark = Some(reason.clone());
         self.card.production = None;
         self.card.busy = None;
+        self.card.chip_serial = None;
         let why = Why::code("production_failed").because(&reason);
         if self.card.state() == CardState::Failed {
             self.changes.note_card(&mut self.card, &self.stamp, why);
-            // It stays failed, and no longer keeps a place for an active card.
+            // It stays failed, and no longer keeps a chip or a place for an active card.
             self.changes.give_back(&mut self.card);
         } else {
             self.changes.move_card(&mut self.card, CardState::Failed, &self.stamp, why)?;
@@ -432,7 +495,7 @@ fn noted(outcome: &Outcome, job: &Job) -> &'static str {
     }
 }
 
-fn at_ca_code(state: StateAtCa) -> &'static str {
+pub(crate) fn at_ca_code(state: StateAtCa) -> &'static str {
     match state {
         StateAtCa::Valid => "valid_at_ca",
         StateAtCa::OnHold => "on_hold_at_ca",
@@ -464,27 +527,51 @@ pub(crate) fn revoke(
 pub(crate) fn late_certificate(
     mut job: Job,
     known: &[Certificate],
+    held: &BTreeMap<String, String>,
     issued: IssuedCertificate,
     stamp: &Stamp<'_>,
 ) -> (ChangeSet, Outcome) {
     let mut changes = ChangeSet::new();
+    let mut remark = "the certificate came when nobody waited for it any more".to_owned();
     if let (Task::IssueCertificate { kind, production }, Some(card)) = (&job.task, job.card) {
         let id = certificate_id(*production, *kind);
         if !known.iter().any(|certificate| certificate.id == id) {
-            let key = certificate_key(&job);
-            let (certificate, entry) = Certificate::issued(id, card, *kind, *production, key, issued, stamp);
-            changes.certificates.push(certificate);
-            changes.history.push(entry);
+            match held.get(&serial_key(&issued)) {
+                Some(owner) => remark = given_twice(&issued, owner),
+                None => put_issued(&mut changes, &job, card, *kind, *production, issued, stamp),
+            }
         }
     }
     if matches!(job.state, JobState::Open | JobState::InDoubt) {
         job.state = JobState::Done;
         job.claim = None;
         job.attempt = None;
-        job.remark = Some("the certificate came when nobody waited for it any more".to_owned());
+        job.remark = Some(remark);
         changes.jobs.push(job);
     }
     (changes, Outcome::Unchanged { state: CertificateState::Issued.name().into() })
+}
+
+/// Adds a certificate that the CA has made, and keeps its serial number.
+fn put_issued(
+    changes: &mut ChangeSet,
+    job: &Job,
+    card: CardId,
+    kind: CertificateKind,
+    production: JobId,
+    issued: IssuedCertificate,
+    stamp: &Stamp<'_>,
+) {
+    let id = certificate_id(production, kind);
+    changes.takes.push(Reservation { key: serial_key(&issued), owner: id.to_string() });
+    let (certificate, entry) = Certificate::issued(id, card, kind, production, certificate_key(job), issued, stamp);
+    changes.certificates.push(certificate);
+    changes.history.push(entry);
+}
+
+/// What is wrong with a CA that gives a serial number twice, as far as is known here.
+fn given_twice(issued: &IssuedCertificate, owner: &str) -> String {
+    format!("the CA gave serial {} of {}, which is already that of certificate {owner}", issued.serial, issued.issuer)
 }
 
 /// Stores what the CA says of a certificate after a revocation, or after a hold was removed. Ours follows where the CA has

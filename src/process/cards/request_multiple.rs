@@ -25,7 +25,8 @@ impl RequestMultiple {
             .offered(Component::Operator, StartPoint::BatchOrders)
             .described(
                 "Requests a card that is made here for each user ticked. With the approval step on, the requests wait for \
-                 an approver; otherwise the cards are ready to be issued.",
+                 an approver; otherwise the cards are ready to be issued. A user may get several; how many may be active is \
+                 another matter.",
             )
             .gives(["requested", "approved"])
             .reads([REQUEST_APPROVAL.name(), VALIDITY_DAYS.name()].map(known_name))

@@ -14,7 +14,9 @@ use crate::process::order_job::{ORDER_UNKNOWN, is_order_id, is_waiting_for};
 use crate::process::{
     Component, Field, FieldKind, HouseRules, Item, ItemKind, Needs, Outcome, PlaceAnswer, Plan, PlanContext, Process,
     ProcessDefinition, ProductionAnswer, Refusal, RefusalCode, Slot, StartPoint, known_name, order_job, production,
+    require_active,
 };
+use crate::user::User;
 
 const RESOLUTION: &str = "resolution";
 const ORDER_ID: &str = "orderId";
@@ -38,11 +40,13 @@ impl ResolveDoubt {
                 .also_takes(ItemKind::Job)
                 .offered(Component::Operator, StartPoint::CardProfile)
                 .described(
-                    "Settles what is in doubt. An order: accepted under the order id given, not accepted and to be sent \
-                     again, or given up; also an accepted one whose order id the bureau does not know. A production: a good card, a spoiled one, or nothing done and to be tried again.",
+                    "Settles what is in doubt. An order: accepted under the order id given, send again, or give up; also an \
+                     accepted one whose order id the bureau does not know. Preparing a card: send again, or spoiled. \
+                     Finishing it: good card, or spoiled. A certificate: send again, or give up. A call to the CA: accepted \
+                     (done there by hand), or send again. A production that gets nowhere can be given up.",
                 )
                 .requires(STATES)
-                .gives(["ordered", "processing", "issued", "active", "failed"])
+                .gives(["ordered", "processing", "approved", "issued", "active", "failed", "open", "done"])
                 .fits(STATES.map(Slot::Card))
                 .even_busy()
                 .run_by([Role::CardProductionAdministrator]),
@@ -69,16 +73,22 @@ impl Process for ResolveDoubt {
     }
 
     fn needs(&self) -> Needs {
-        Needs::nothing().job().certificates()
+        Needs::nothing().user().job().certificates()
     }
 
     fn plan(&self, mut item: Item, context: &PlanContext<'_>) -> Result<Plan, Refusal> {
         let job = item.take_job()?;
         let order_id_is_wrong = job.kind() == JobKind::TrackOrder && job.remark.as_deref() == Some(ORDER_UNKNOWN);
         let resolution = context.answer(RESOLUTION);
-        // A production that gets nowhere can be given up, as long as nobody is at it.
+        // A production that gets nowhere can be given up, as long as nobody is at it, and so can putting a card aside. What a
+        // machine was perhaps doing is in doubt first.
+        let gets_nowhere = match job.kind() {
+            JobKind::DiscardCard => true,
+            JobKind::PrepareCard | JobKind::FinishCard if job.attempt.is_some() => false,
+            _ => item.card.as_ref().is_some_and(|card| production::waits_for(card, &job)),
+        };
         let may_be_given_up = resolution == GIVE_UP
-            && matches!(job.kind(), JobKind::PrepareCard | JobKind::IssueCertificate | JobKind::FinishCard)
+            && gets_nowhere
             && job.state == JobState::Open
             && job.claim.as_ref().is_none_or(|claim| claim.until <= context.stamp.at);
         if job.state != JobState::InDoubt && !order_id_is_wrong && !may_be_given_up {
@@ -94,12 +104,14 @@ impl Process for ResolveDoubt {
                 format!("{resolution:?} does not settle a job to {}; what does is {}", job.kind(), allowed.join(", ")),
             ));
         }
+        let user = item.user.take();
         match (job.kind(), item.card.take()) {
             (JobKind::PlaceOrder, Some(card)) if is_waiting_for(&card, &job) => settle_order(job, card, context),
             (JobKind::TrackOrder, Some(card)) => correct_order(job, card, context),
-            (JobKind::PrepareCard | JobKind::IssueCertificate | JobKind::FinishCard, Some(card))
-                if production::waits_for(&card, &job) =>
-            {
+            (kind, Some(card)) if kind.is_link() && production::waits_for(&card, &job) => {
+                if resolution == GOOD_CARD {
+                    require_still_wanted(&card, user.as_ref(), &item.certificates, context)?;
+                }
                 settle_production(job, card, item.certificates, context)
             }
             (JobKind::RevokeCertificate | JobKind::RemoveHold, _) if resolution == ACCEPTED => {
@@ -185,11 +197,30 @@ fn resolutions_of(kind: JobKind) -> &'static [&'static str] {
     match kind {
         JobKind::PrepareCard => &[SEND_AGAIN, SPOILED],
         JobKind::FinishCard => &[GOOD_CARD, SPOILED],
-        JobKind::IssueCertificate => &[SEND_AGAIN, GIVE_UP],
+        JobKind::IssueCertificate | JobKind::HoldCertificate => &[SEND_AGAIN, GIVE_UP],
         JobKind::RemoveHold | JobKind::RevokeCertificate => &[ACCEPTED, SEND_AGAIN],
         JobKind::TrackOrder => &[ACCEPTED, GIVE_UP],
         _ => &[ACCEPTED, SEND_AGAIN, GIVE_UP],
     }
+}
+
+/// Nobody is handed a card who has left meanwhile, nor one whose validity is over.
+fn require_still_wanted(
+    card: &Card,
+    user: Option<&User>,
+    certificates: &[Certificate],
+    context: &PlanContext<'_>,
+) -> Result<(), Refusal> {
+    if let Some(holder) = &card.holder {
+        let gone =
+            || Refusal::new(RefusalCode::UserNotActive, format!("user {holder} is not in the directory any more"));
+        require_active(user.ok_or_else(gone)?)?;
+    }
+    production::require_validity(card, context.stamp.at)?;
+    let production = card.production.as_ref().map(|production| production.id);
+    let made: Vec<_> =
+        certificates.iter().filter(|certificate| Some(certificate.production) == production).cloned().collect();
+    production::require_valid_certificates(&made, context.stamp.at)
 }
 
 fn settle_production(
@@ -282,5 +313,5 @@ fn reopen(job: &mut Job, context: &PlanContext<'_>) {
     job.state = JobState::Open;
     job.attempt = None;
     job.due = context.stamp.at;
-    job.remark = Some("to be sent again".to_owned());
+    job.remark = Some(production::TO_BE_SENT_AGAIN.to_owned());
 }

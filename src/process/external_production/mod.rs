@@ -49,6 +49,14 @@ pub(crate) fn require_active(user: &User) -> Result<(), Refusal> {
     ))
 }
 
+/// Refuses an order that nobody could take.
+pub(crate) fn check_order(card: &Card, context: &PlanContext<'_>) -> Result<(), Refusal> {
+    if !context.rules.equipment.bureau {
+        return Err(Refusal::new(RefusalCode::NotEquipped, "this office has no card bureau"));
+    }
+    context.rules.check_order(card)
+}
+
 /// Refuses a second open order, unless several are allowed.
 pub(crate) fn require_no_open_order(user: &UserId, open: &[CardId], several_allowed: bool) -> Result<(), Refusal> {
     match open.first() {
@@ -97,7 +105,7 @@ pub(crate) fn decide_order(
     item: &str,
     context: &PlanContext<'_>,
 ) -> Result<Plan, Refusal> {
-    context.rules.check_order(&card)?;
+    check_order(&card, context)?;
     let job = Job::new(
         JobId::derive(context.run, item, "place order"),
         Task::PlaceOrder { notify_holder, queued },

@@ -1,6 +1,6 @@
 use super::{
-    PACKAGE, chosen_production_type, copy_user, decide_order, known_name, open_order_key, production_type_field,
-    require_active, require_no_open_order, validity,
+    PACKAGE, check_order, chosen_production_type, copy_user, decide_order, known_name, open_order_key,
+    production_type_field, require_active, require_no_open_order, validity,
 };
 use crate::card::{Card, CardKind, Route};
 use crate::change_set::ChangeSet;
@@ -86,7 +86,7 @@ impl Process for OrderMultiple {
         }
         card.holder = Some(user.id);
         let plan = if context.option(ORDER_APPROVAL)? {
-            context.rules.check_order(&card)?;
+            check_order(&card, context)?;
             ask_for_approval(changes, card, &key, context)?
         } else {
             let queued = context.option(QUEUE_CARDS)?;

@@ -28,7 +28,7 @@ impl Sync {
         Self::named(
             "CardsAddonExtProdBatchSyncStatus",
             "Bring orders up to date",
-            "Asks the bureau for the status of ordered cards and of those in production.",
+            "Asks the bureau for the status of ordered cards and of those in production, and sends the messages.",
             [JobKind::TrackOrder, JobKind::Notify],
         )
     }
@@ -38,7 +38,7 @@ impl Sync {
             "CardsBatchSyncProduction",
             "Go on with productions",
             "Does what is left of local productions, activations and locks: what the personalizer and the CA could not do \
-             at once, and the messages.",
+             at once. Sends the messages.",
             [
                 JobKind::PrepareCard,
                 JobKind::IssueCertificate,
@@ -51,7 +51,7 @@ impl Sync {
             ],
         );
         let definition =
-            definition.for_cards(None, None).gives(["issued", "active", "failed", "in doubt", "unchanged"]);
+            definition.for_cards(None, None).gives(["issued", "active", "failed", "in doubt", "done", "unchanged"]);
         Self(ProcessDefinition { package: cards::PACKAGE.to_owned(), ..definition })
     }
 
@@ -61,7 +61,7 @@ impl Sync {
                 .offered(Component::Background, StartPoint::Schedule)
                 .described(description)
                 .for_cards(None, Some(Route::External))
-                .gives(["ordered", "in production", "produced", "failed", "in doubt", "unchanged"])
+                .gives(["ordered", "in production", "produced", "failed", "in doubt", "done", "unchanged"])
                 .performs(jobs)
                 .fits([Slot::Background])
                 .even_busy()
