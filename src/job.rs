@@ -43,6 +43,9 @@ pub struct Job {
     /// The attempt that was stored and has no answer yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attempt: Option<Attempt>,
+    /// Whether an attempt was never answered that is none any more, since a person wants it to be tried again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unanswered: bool,
     /// Who may try it now. Only stores set this.
     #[serde(skip)]
     pub claim: Option<Claim>,
@@ -70,6 +73,7 @@ impl Job {
             actor: stamp.actor.clone(),
             attempts: 0,
             attempt: None,
+            unanswered: false,
             claim: None,
             setbacks: 0,
             remark: None,

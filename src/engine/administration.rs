@@ -272,6 +272,12 @@ impl Engine {
         })
     }
 
+    /// The keys of the office's own records that have a history.
+    pub(super) fn office_records(&self) -> impl Iterator<Item = String> {
+        let own = [Slots::KEY, OPTION_CHANGES].map(str::to_owned);
+        own.into_iter().chain(self.catalogue.scripts().map(versions_key))
+    }
+
     async fn options_at(&self, hashes: &BTreeMap<String, String>) -> Result<Options, Error> {
         let keys: Vec<String> = self.catalogue.scripts().map(versions_key).collect();
         let records = self.repository.records(&keys).await.during("reading options")?;

@@ -803,7 +803,9 @@ impl Engine {
                 return (ChangeSet::new(), done(Outcome::Unchanged { state: state.into() }));
             }
             (Answer::LateCard { handle }, card) => {
-                let (changes, outcome) = late_card(&job, card, handle.as_deref(), stamp);
+                // A handle that something else goes by is left alone.
+                let free = |handle: &&str| !about.held.contains_key(&Card::handle_key(handle));
+                let (changes, outcome) = late_card(&job, card, handle.as_deref(), free, stamp);
                 return (changes, done(outcome));
             }
             (Answer::Placed(PlaceAnswer::Accepted(accepted)), card) => {
@@ -873,9 +875,11 @@ impl Engine {
                 if matches!(answer, Answer::NotDone { .. }) {
                     job.attempt = None;
                     // Somebody may have given it up for doubtful meanwhile: it is not.
-                    if let Some(card) = card.filter(|_| job.state == JobState::InDoubt) {
+                    if job.state == JobState::InDoubt {
                         job.state = JobState::Open;
-                        no_longer_in_doubt(&mut changes, card, &job, stamp);
+                        if let Some(card) = card {
+                            no_longer_in_doubt(&mut changes, card, &job, stamp);
+                        }
                     }
                 }
             }
@@ -892,6 +896,7 @@ impl Engine {
                 job.state = JobState::Done;
                 job.attempt = None;
                 job.remark = Some(remark.clone());
+                production::is_put_aside(&mut changes, &job);
                 outcome = if *refused {
                     let code = noted.unwrap_or("refused").to_owned();
                     Outcome::Refused(Refusal::new(RefusalCode::Custom(code), remark.clone()))
@@ -1002,8 +1007,9 @@ impl Engine {
         let cards = self.cards_by_id(jobs.values().filter_map(|job| job.card).collect()).await.unwrap_or_default();
         for job in jobs.into_values() {
             let card = job.card.and_then(|card| cards.get(&card));
+            let is_done_link = job.state == JobState::Done && job.kind().is_link();
             let outcome = match (job.state, card) {
-                (JobState::Done, Some(card)) => Outcome::card(card),
+                (JobState::Done, Some(card)) if card.production.is_none() => Outcome::card(card),
                 (JobState::InDoubt, _) => {
                     Outcome::InDoubt { job: job.id, card: job.card, reason: job.remark.unwrap_or_default() }
                 }
@@ -1013,7 +1019,8 @@ impl Engine {
                 }
             };
             // What follows may still be done in this run.
-            let next = card.filter(|card| card.production.is_some()).and_then(|card| card.busy.as_ref());
+            let next = card.and_then(|card| card.production.as_ref().and(card.busy.as_ref()));
+            let next = next.filter(|busy| is_done_link && !busy.in_doubt && busy.job != job.id);
             done.push(Done { job: job.id, outcome, next: next.map(|busy| busy.job).into_iter().collect() });
         }
     }
@@ -1132,6 +1139,9 @@ fn keys_in(answer: &Answer) -> Vec<String> {
             let chip = prepared.chip_serial.as_deref().map(Card::chip_key);
             chip.into_iter().chain([Card::handle_key(&prepared.handle)]).collect()
         }
+        Answer::Production(ProductionAnswer::Unusable { handle, .. }) | Answer::LateCard { handle: Some(handle) } => {
+            vec![Card::handle_key(handle)]
+        }
         Answer::Production(ProductionAnswer::Issued(issued)) | Answer::LateCertificate(issued) => {
             vec![production::serial_key(issued)]
         }
@@ -1165,7 +1175,13 @@ fn late(job: &Job, card: Option<Card>, order_id: &str, stamp: &Stamp<'_>) -> (Ch
 }
 
 /// A card that a machine made when nobody waited for it any more is put on record, and put aside if it can be.
-fn late_card(job: &Job, card: Option<Card>, handle: Option<&str>, stamp: &Stamp<'_>) -> (ChangeSet, Outcome) {
+fn late_card(
+    job: &Job,
+    card: Option<Card>,
+    handle: Option<&str>,
+    is_free: impl Fn(&&str) -> bool,
+    stamp: &Stamp<'_>,
+) -> (ChangeSet, Outcome) {
     let mut changes = ChangeSet::new();
     let state = card.as_ref().map_or(job.state.name(), |card| card.state().name());
     if let Some(mut card) = card {
@@ -1173,10 +1189,9 @@ fn late_card(job: &Job, card: Option<Card>, handle: Option<&str>, stamp: &Stamp<
         let code = if handle.is_some() { "late_prepared_card" } else { "late_good_card" };
         let reference = job.id.to_string();
         changes.note_card(&mut card, stamp, Why::code(code).about(&reference));
-        if let Some(handle) = handle {
+        if let Some(handle) = handle.filter(is_free) {
             let id = job.follow_up(&format!("discard late card {handle}"));
-            let task = Task::DiscardCard { handle: handle.to_owned() };
-            changes.jobs.push(Job::new(id, task, Some(card.id), stamp));
+            production::put_aside(&mut changes, id, handle.to_owned(), card.id, stamp);
         }
         changes.put_card(card);
     }

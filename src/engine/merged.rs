@@ -154,7 +154,10 @@ impl ChangeSet {
             .chain(self.jobs.iter().map(|job| StoredId::Job(job.id)))
             .filter(|id| objects.contains(id))
             .map(|id| id.to_string());
-        let held = (self.takes.iter().chain(&self.releases))
+        // A key that is handed on, released and taken, is wanted once.
+        let handed_on = |key: &str| self.takes.iter().any(|taken| taken.key == key);
+        let released = self.releases.iter().filter(|released| !handed_on(&released.key));
+        let held = (self.takes.iter().chain(released))
             .filter(|reservation| keys.contains(reservation.key.as_str()))
             .map(|reservation| reservation.key.clone());
         stored.chain(held).collect()

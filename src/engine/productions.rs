@@ -26,6 +26,9 @@ use crate::user::User;
 /// Why a card with certificates is not finished by an engine without a CA.
 const NO_AUTHORITY: &str = "no certificate authority is set up here";
 
+/// How often a certificate is looked for that nobody waits for and that is not there: over some hours, as the back-off grows.
+const LATE_LOOKS: u32 = 10;
+
 /// The longest text in PEM that is taken from outside, in bytes.
 const LONGEST_PEM: usize = 65_536;
 
@@ -76,6 +79,7 @@ impl Engine {
         for (job, card) in fresh {
             match self.certificate_order(&job, &card) {
                 Ok(order) => ordered.push((job, order)),
+                Err(reason) if job.unanswered => answers.push((job, doubt(&reason))),
                 Err(reason) => answers.push((job, failed(&reason))),
             }
         }
@@ -104,7 +108,9 @@ impl Engine {
             let answer = match found {
                 // What was never answered with a no is for a person; anything else was.
                 Some(Answer::Production(ProductionAnswer::InDoubt { .. })) if job.attempt.is_none() => failed(&reason),
-                found => found.unwrap_or_else(|| failed(&reason)),
+                // Somebody may still be asking: that there is none now is no proof.
+                None => Answer::Production(ProductionAnswer::Unwanted { reason: clean(&reason) }),
+                Some(found) => found,
             };
             (job, answer)
         });
@@ -127,6 +133,8 @@ impl Engine {
                 Some(Answer::Production(ProductionAnswer::Issued(issued))) => Answer::LateCertificate(issued),
                 Some(answer @ (Answer::Later { .. } | Answer::Pending { .. })) => answer,
                 Some(Answer::Production(ProductionAnswer::InDoubt { reason })) => Answer::JobDoubt { reason },
+                // Whoever asked may have been slow: it is looked for some hours.
+                None if job.setbacks < LATE_LOOKS => self.later(&job, "the CA has none yet"),
                 _ => Answer::Ended { remark: "the CA has none".to_owned(), noted: None, refused: false },
             };
             (job, answer)
@@ -236,7 +244,16 @@ impl Engine {
     /// Finishes cards: PIN and PUK are drawn here, and handed on once.
     pub(super) async fn finish(&self, jobs: Vec<Job>, by: By<'_>, done: &mut Vec<Done>) -> Result<bool, Error> {
         let Some(personalizer) = &self.personalizer else { return self.leave(jobs).await };
-        let Waiting { at_hand, mut answers, .. } = self.waiting(jobs).await?;
+        let Waiting { mut at_hand, mut answers, .. } = self.waiting(jobs).await?;
+        let mut halted = false;
+        if self.certificate_authority.is_none() {
+            let certified = |card: &Card| card.production.as_ref().is_some_and(|made| !made.certificates.is_empty());
+            let (left, rest): (Vec<_>, Vec<_>) = at_hand.into_iter().partition(|(_, card)| certified(card));
+            at_hand = rest;
+            if !left.is_empty() {
+                halted = self.leave(left.into_iter().map(|(job, _)| job).collect()).await?;
+            }
+        }
         let (interrupted, at_hand): (Vec<_>, Vec<_>) = at_hand.into_iter().partition(|(job, _)| job.attempt.is_some());
         answers.extend(interrupted.into_iter().map(|(job, _)| (job, doubt("finishing it was interrupted"))));
         let mut certificates = self.to_write(&at_hand).await?;
@@ -259,7 +276,7 @@ impl Engine {
             (job, answer)
         });
         answers.extend(join_all(calls).await);
-        self.store_all(answers, by, done).await
+        Ok(self.store_all(answers, by, done).await? || halted)
     }
 
     async fn finish_one(
@@ -427,8 +444,8 @@ impl Engine {
                 Some(card) => match unwanted(&card, &users, self.now()) {
                     // A certificate that was ever asked for is got hold of first, so that it can be revoked.
                     Some(reason) if job.kind() == JobKind::IssueCertificate && job.attempts > 0 => {
-                        // Unless a person wants it to be asked for again, since the CA cannot look.
-                        if job.attempt.is_none() && job.remark.as_deref() == Some(production::TO_BE_SENT_AGAIN) {
+                        // Where the CA cannot look, a person wants it to be asked for again: that is how it is got hold of.
+                        if job.attempt.is_none() && job.unanswered {
                             waiting.at_hand.push((job, card));
                         } else {
                             waiting.asked_for.push((job, reason));

@@ -46,7 +46,8 @@ impl Engine {
     /// - an entry that was changed, deleted, inserted, or swapped with another: by the seals. With a [`ChainKey`](crate::ChainKey), nobody
     ///   who does not have the key can hide it. Without one, whoever can write to the store can seal a new past;
     /// - an object that was removed but for its history, or of which the history was removed: because the other is there;
-    /// - an object that was removed whole, and a past that was sealed anew: by `saved` only, as far back as the heads were saved.
+    /// - an object that was removed whole (a run is still named by what was done in it), the last entries taken off together with the head, and a past that was sealed anew: by
+    ///   `saved` only, as far back as the heads were saved.
     ///
     /// It reads everything once, an object at a time, and keeps a head for each object in memory. Others may work meanwhile.
     ///
@@ -57,6 +58,12 @@ impl Engine {
         known.extend(saved.0.keys().map(|object| (object.clone(), None)));
         self.objects_in_the_feed(&mut known).await?;
         self.stored_objects(&mut known).await?;
+        for key in self.office_records() {
+            let object = ObjectId::Record(key);
+            if let Some(head) = self.head_of(&object).await? {
+                known.insert(object, Some(head));
+            }
+        }
         let mut verified = Verified::default();
         for (object, head) in known {
             let before = saved.0.get(&object);
@@ -138,7 +145,10 @@ impl Engine {
         loop {
             let page = self.changes_since(cursor.as_deref(), PAGE).await?;
             let last = page.entries.len() < PAGE;
-            known.extend(page.entries.into_iter().map(|entry| (entry.entry.object, None)));
+            for entry in page.entries.into_iter().map(|entry| entry.entry) {
+                known.extend(entry.run.map(|run| (ObjectId::Run(run), None)));
+                known.insert(entry.object, None);
+            }
             cursor = page.cursor;
             if last {
                 return Ok(());

@@ -372,6 +372,15 @@ fn check_changes(plan: &Plan, past: &Past) -> Result<(), String> {
     ensure(objects.len() == changed, "each object stands there once")
 }
 
+fn held_by_job(job: &Job) -> Option<Reservation> {
+    match (&job.task, job.state) {
+        (Task::DiscardCard { handle }, JobState::Open | JobState::InDoubt) => {
+            Some(Reservation { key: format!("handle/{handle}"), owner: job.id.to_string() })
+        }
+        _ => None,
+    }
+}
+
 fn check_plan(item: &Item, plan: &Plan) -> Result<(), String> {
     let changes = &plan.changes;
     let mut keys = (BTreeSet::new(), BTreeSet::new());
@@ -383,6 +392,11 @@ fn check_plan(item: &Item, plan: &Plan) -> Result<(), String> {
         check_busy(item, card, plan)?;
         ensure(card.version == before.map_or(0, |before| before.version), "under the version it was loaded with")?;
         ensure(plan.number.is_some() == before.is_none(), "a new card draws a number")?;
+    }
+    // What is to be put aside keeps its handle until it is.
+    for job in changes.jobs.iter().filter(|job| job.state != JobState::Cancelled) {
+        keys.0.extend(item.job.iter().filter(|before| before.id == job.id).filter_map(held_by_job));
+        keys.1.extend(held_by_job(job));
     }
     let taken: BTreeSet<Reservation> = changes.takes.iter().cloned().collect();
     let released: BTreeSet<Reservation> = changes.releases.iter().cloned().collect();

@@ -288,12 +288,13 @@ impl World {
     /// Settles all that is in doubt.
     fn settle(&self, good: bool) {
         for doubt in block_on(self.office.engine.doubts(None, 100)).expect("readable") {
-            let is_made = doubt.card.is_some_and(|id| self.office.card(id).production.is_some());
+            let busy = doubt.card.and_then(|id| self.office.card(id).busy);
+            let is_waited_for = busy.is_some_and(|busy| busy.job == doubt.id);
             let resolution = match (doubt.kind(), good) {
                 (JobKind::FinishCard, true) => "good card",
                 (JobKind::FinishCard | JobKind::PrepareCard, false) => "spoiled",
-                // What the CA may have for a card that is given up already, nobody gives up without having looked.
-                (JobKind::IssueCertificate, false) if is_made => "give up",
+                // What the CA may have for a production that is given up already, nobody gives up without a look.
+                (JobKind::IssueCertificate, false) if is_waited_for => "give up",
                 _ => "send again",
             };
             let outcome = resolve(&self.office, ItemId::Job(doubt.id), resolution);
@@ -357,6 +358,18 @@ impl World {
     }
 }
 
+/// A CA with more of all faults than there are in earnest.
+fn faulty_ca() -> CaBehaviour {
+    let faulty = CaBehaviour::faulty().unavailable(80).pending(200).pending_refused(200).decided_after(HOUR);
+    faulty.lost_after_issuing(80).lost_before_issuing(40).late(40).silent(20).change_unavailable(80).change_lost(80)
+}
+
+fn faulty_machine() -> PersonalizerBehaviour {
+    let faulty =
+        PersonalizerBehaviour::faulty().prepare_jammed(50).prepare_lost(50).prepare_late(40).discard_jammed(80);
+    faulty.finish_spoiled(100).finish_jammed(80).finish_lost(80).finish_late(40).finish_silent(20)
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 100, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -374,8 +387,8 @@ proptest! {
         office.personalizer.behave(machine(PersonalizerBehaviour::calm()));
         if faulty {
             // A CA that cannot look makes no keys.
-            office.ca.behave(CaBehaviour::faulty().decided_after(HOUR).can_look(!(blind && keys_on_the_card)));
-            office.personalizer.behave(machine(PersonalizerBehaviour::faulty()));
+            office.ca.behave(faulty_ca().can_look(!(blind && keys_on_the_card)));
+            office.personalizer.behave(machine(faulty_machine()));
         }
         if active {
             office.script(CARD_SCRIPT, "CardsCardEndState = \"active\"\nCardsCertificateEndState = \"valid\"");

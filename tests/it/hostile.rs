@@ -1,5 +1,5 @@
-//! What a hostile reviewer found: stores that are away at the worst moment, host processes that plan nonsense, work that is
-//! dropped at every await, and many engines at once. Each test says what is right now.
+//! Attacks: stores that are away at the worst moment, host processes that plan nonsense, work that is dropped at every await,
+//! and many engines at once. Each test says what is right now.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;

@@ -209,6 +209,7 @@ struct CaWishes {
     certificates: Option<Change<IssuedCertificate>>,
     keys: Option<Change<Option<Secret>>>,
     statuses: Option<Change<Vec<CaStatusOutcome>>>,
+    closed: bool,
 }
 
 impl OddCa {
@@ -236,6 +237,11 @@ impl OddCa {
         self.wishes().statuses = Some(Box::new(change));
     }
 
+    /// Does not take the next order, whatever is known of its key: it cannot even be reached.
+    pub(crate) fn next_issue_is_not_taken(&self) {
+        self.wishes().closed = true;
+    }
+
     /// Does what the simulated one does from now on.
     pub(crate) fn be_right(&self) {
         *self.wishes() = CaWishes::default();
@@ -257,6 +263,9 @@ impl OddCa {
 #[async_trait]
 impl CertificateAuthority for OddCa {
     async fn issue(&self, order: &CertificateOrder) -> IssueOutcome {
+        if std::mem::take(&mut self.wishes().closed) {
+            return IssueOutcome::Unavailable { reason: "connection refused".to_owned() };
+        }
         let mut outcome = self.inner.issue(order).await;
         if let (IssueOutcome::Issued(certificate), Some(change)) = (&mut outcome, &mut self.wishes().certificates) {
             change(certificate);

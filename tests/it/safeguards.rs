@@ -3,17 +3,23 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use cardwright::adapters::simulator::{ChangeScript, FinishScript, HandleState, IssueScript, PersonalizerBehaviour};
+use cardwright::adapters::simulator::{
+    CaBehaviour, ChangeScript, DiscardScript, FinishScript, HandleState, IssueScript, PersonalizerBehaviour,
+    PrepareScript,
+};
 use cardwright::host::CaStatusOutcome;
 use cardwright::process::{Answer, ItemId, Outcome, RefusalCode};
 use cardwright::{
-    CardId, CardState, CertificateKind, CertificateState, EngineSettings, JobKind, JobState, StateAtCa, User, UserState,
+    CardId, CardState, CertificateKind, CertificateState, EngineSettings, JobKind, JobState, StateAtCa, Task, User,
+    UserState,
 };
 use futures::executor::block_on;
 
-use crate::fits_together::fits_together;
+use crate::fits_together::{fits_together, nothing_left_over};
 use crate::machines::{CaCall, Workshop, bare};
-use crate::office::{CARD_SCRIPT, ISSUE, LOCK, Office, SYNC_ORPHANS, SYNC_PRODUCTION, operator, person};
+use crate::office::{
+    CARD_SCRIPT, ISSUE, LOCK, Office, REPEAT_PRODUCTION, SYNC_ORPHANS, SYNC_PRODUCTION, operator, person,
+};
 use crate::producing::{a_day_later, activate, issue, issued, lock, refused, resolve, state_of, states};
 use crate::watched::jobs;
 
@@ -181,7 +187,7 @@ fn handle_that_another_card_has_leaves_the_card_in_doubt() {
     let doubt = block_on(office.engine.doubts(None, 10)).expect("readable").remove(0);
     assert_eq!(doubt.kind(), JobKind::PrepareCard);
     let remark = doubt.remark.expect("why");
-    assert!(remark.starts_with("the personalizer calls it TRAY, as it calls card "), "{remark}");
+    assert!(remark.starts_with("the personalizer calls it TRAY, which is still held by "), "{remark}");
 }
 
 #[test]
@@ -323,4 +329,120 @@ fn late_certificate_whose_serial_number_is_taken_is_on_record_and_not_stored() {
     assert!(remark.contains("which is already that of certificate"), "{remark}");
     office.sync(SYNC_ORPHANS);
     assert_eq!(states(&office, made), [(Authentication, CertificateState::OnHold, StateAtCa::OnHold)]);
+}
+
+// ---- what a second look found ----------------------------------------------------------------------------------------
+
+#[test]
+fn certificate_that_was_perhaps_issued_is_got_hold_of_though_the_ca_was_away_and_the_holder_left() {
+    let Workshop { office, ca, .. } = Workshop::new();
+    office.script(CARD_SCRIPT, ONE_CERTIFICATE);
+    office.ca.behave(CaBehaviour::calm().can_look(false));
+    office.personalizer.behave(PersonalizerBehaviour::calm().makes_keys(true));
+    let card = office.request("u1");
+    office.ca.next_issue(IssueScript::LoseReplyAfterIssuing);
+    issue(&office, card);
+    resolve(&office, ItemId::Card(card), "send again");
+    ca.next_issue_is_not_taken();
+    a_day_later(&office);
+    office.users.put(User { state: UserState::Inactive, ..person(1) });
+    for _ in 0..3 {
+        a_day_later(&office);
+        office.sync(SYNC_ORPHANS);
+    }
+    assert_eq!((office.state(card), office.certificates(card).len()), (CardState::Failed, 1));
+    nothing_left_over(&office).expect("what the CA issued is revoked");
+}
+
+#[test]
+fn engine_without_a_ca_keeps_nobody_from_finishing_cards() {
+    let workshop = Workshop::new();
+    let office = &workshop.office;
+    let half = bare(office, workshop.store.clone(), |builder| builder.personalizer(workshop.machine.clone()));
+    let card = office.request("u1");
+    office.personalizer.next_finish(FinishScript::Jam);
+    issue(office, card);
+    for minute in 1..=120_u32 {
+        office.clock.advance(60 * SECOND);
+        half.sync(SYNC_PRODUCTION);
+        if minute.is_multiple_of(60) {
+            office.sync(SYNC_PRODUCTION);
+        }
+    }
+    assert_eq!(office.state(card), CardState::Issued, "{:?}", jobs(office, JobKind::FinishCard));
+}
+
+/// Where the cards of the machine are, by handle.
+fn places(office: &Office) -> BTreeMap<String, HandleState> {
+    office.personalizer.ledger().into_iter().map(|entry| (entry.handle, entry.state)).collect()
+}
+
+#[test]
+fn handle_of_a_card_that_is_being_made_is_never_put_aside_for_another() {
+    let workshop = Workshop::new();
+    let (office, other) = (&workshop.office, workshop.second());
+    let (first, second, third) = (office.request("u1"), office.request("u2"), office.request("u3"));
+    office.personalizer.next_finish(FinishScript::Jam);
+    issue(office, first);
+    let handle = office.card(first).production.and_then(|made| made.handle).expect("it is at hand");
+    // An unusable card under the same handle.
+    let same = handle.clone();
+    workshop.machine.next_prepared(move |prepared| {
+        prepared.handle.clone_from(&same);
+        prepared.chip_serial = Some("\n".to_owned());
+    });
+    assert!(matches!(issue(office, second), Outcome::InDoubt { .. }));
+    // A card under the same handle that came late.
+    let same = handle.clone();
+    workshop.machine.next_prepared(move |prepared| prepared.handle.clone_from(&same));
+    workshop.machine.before_answer(JobKind::PrepareCard, move || {
+        other.clock.advance(1200 * SECOND);
+        other.personalizer.next_finish(FinishScript::Jam);
+        other.sync(SYNC_PRODUCTION);
+        resolve(&other, ItemId::Card(third), "spoiled");
+    });
+    issue(office, third);
+    assert_eq!(office.history(third).last().map(String::as_str), Some("late_prepared_card"));
+    a_day_later(office);
+    assert_eq!((office.state(first), places(office)[&handle]), (CardState::Issued, HandleState::Finished));
+}
+
+#[test]
+fn handle_is_given_again_only_once_its_card_is_put_aside() {
+    let Workshop { office, machine, .. } = Workshop::new();
+    let (first, second) = (office.request("u1"), office.request("u2"));
+    office.ca.next_issue(IssueScript::Refuse("no".to_owned()));
+    office.personalizer.next_discard(DiscardScript::Jam);
+    issue(&office, first);
+    let Task::DiscardCard { handle } = jobs(&office, JobKind::DiscardCard).remove(0).task else { unreachable!() };
+    let same = handle.clone();
+    machine.next_prepared(move |prepared| prepared.handle.clone_from(&same));
+    assert!(matches!(issue(&office, second), Outcome::InDoubt { .. }), "it still waits to be put aside");
+    resolve(&office, ItemId::Card(second), "spoiled");
+    a_day_later(&office);
+    assert_eq!(places(&office)[&handle], HandleState::Discarded);
+    machine.next_prepared(move |prepared| prepared.handle.clone_from(&handle));
+    office.ca.next_issue(IssueScript::IssueAfter(36 * 3600 * SECOND));
+    assert_eq!(state_of(&office.one(REPEAT_PRODUCTION, &operator(), ItemId::Card(second), &[])), "begun");
+}
+
+#[test]
+fn machine_that_wants_to_be_left_alone_is_however_often_the_store_is_not_heard() {
+    let Workshop { office, watched, .. } = Workshop::new();
+    let card = office.request("u1");
+    for _ in 0..50 {
+        office.personalizer.next_prepare(PrepareScript::Jam);
+    }
+    watched.lose_answers_about_jobs(40);
+    issue(&office, card);
+    assert_eq!(office.personalizer.calls().prepare, 1);
+}
+
+#[test]
+fn card_that_is_only_begun_is_not_told_to_be_in_another_state_when_the_store_is_not_heard() {
+    let Workshop { office, watched, .. } = Workshop::new();
+    let card = office.request("u1");
+    office.personalizer.next_finish(FinishScript::Jam);
+    watched.lose_answers([false, true]);
+    assert_eq!(state_of(&issue(&office, card)), "begun");
 }

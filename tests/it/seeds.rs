@@ -12,6 +12,9 @@ use std::time::Instant;
 use world::{Bureau, Came, World};
 
 /// Lives through so many worlds with this bureau.
+///
+/// `CARDWRIGHT_SEED=7` lives through that one and tells what happened in it, `CARDWRIGHT_SEEDS=10000` through so many over all tests,
+/// `CARDWRIGHT_SEEDS=10000,500` from 500 on.
 fn live_through(test: &str, bureau: Bureau, usual: u64) {
     let number = |name: &str| std::env::var(name).ok();
     let (first, count) = match (number("CARDWRIGHT_SEED"), number("CARDWRIGHT_SEEDS")) {
@@ -54,7 +57,54 @@ fn live_through(test: &str, bureau: Bureau, usual: u64) {
     println!("jobs ever in doubt: {}; in doubt at the end: {}", all.doubts.0, all.doubts.1);
     table("what went wrong", &all.faults);
     table("what happened", &all.events);
+    if count >= usual {
+        let missing =
+            HAPPENS.iter().filter(|what| !all.events.contains_key(**what) && !all.faults.contains_key(**what));
+        assert_eq!(missing.collect::<Vec<_>>(), [&""; 0], "in so many worlds all of this happens");
+        assert!(all.crashes >= count && all.doubts.0 >= count, "{} crashes, {:?} doubts", all.crashes, all.doubts);
+    }
 }
+
+/// What must not be missing in so many worlds, else they have become too quiet to show anything.
+const HAPPENS: [&str; 37] = [
+    "accepted",
+    "activated",
+    "approved",
+    "approved_card_aborted",
+    "certificate_held",
+    "certificate_issued",
+    "in_doubt",
+    "locked",
+    "order_repeated",
+    "order_taken_back",
+    "orphaned",
+    "postponed",
+    "production_failed",
+    "refused",
+    "rejected",
+    "request_withdrawn",
+    "revoked_at_ca",
+    "settled_good_card",
+    "settled_send_again",
+    "settled_spoiled",
+    "status",
+    "status_unknown",
+    "a commit failed",
+    "a user left",
+    "a worker stood still beyond its lease",
+    "bureau place: RateLimited",
+    "bureau place: Unavailable",
+    "bureau place: Unknown",
+    "bureau place: nobody waited for the answer",
+    "bureau was away",
+    "CA issue: Pending",
+    "CA issue: Unknown",
+    "machine prepare: Unknown",
+    "machine finish: Spoiled",
+    "store commit: Conflicts",
+    "the answer to a commit was lost",
+    "the clock jumped",
+];
 
 fn add(all: &mut Came, one: Came) {
     all.steps += one.steps;

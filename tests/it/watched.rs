@@ -41,6 +41,7 @@ pub(crate) struct Watched {
     after_commit: Mutex<Option<Look>>,
     failures: Mutex<VecDeque<Option<RepositoryError>>>,
     lost: Mutex<VecDeque<bool>>,
+    lost_jobs: Mutex<usize>,
     away: Mutex<VecDeque<bool>>,
     forged: Mutex<Vec<HistoryEntry>>,
     forgery: Mutex<Option<Forgery>>,
@@ -55,6 +56,7 @@ impl Watched {
             after_commit: Mutex::default(),
             failures: Mutex::default(),
             lost: Mutex::default(),
+            lost_jobs: Mutex::default(),
             away: Mutex::default(),
             forged: Mutex::default(),
             forgery: Mutex::default(),
@@ -79,6 +81,11 @@ impl Watched {
     /// Whether the answers of the next commits of cards are lost although they are stored.
     pub(crate) fn lose_answers(&self, lost: impl IntoIterator<Item = bool>) {
         self.lost.lock().unwrap().extend(lost);
+    }
+
+    /// Loses the answers of so many commits of jobs alone, although they are stored.
+    pub(crate) fn lose_answers_about_jobs(&self, commits: usize) {
+        *self.lost_jobs.lock().unwrap() = commits;
     }
 
     /// Lets so many calls through from now on, reads and all, and fails the next ones.
@@ -132,6 +139,13 @@ impl CardRepository for Watched {
         if let Some(look) = self.after_commit.lock().unwrap().as_ref().filter(|_| committed.is_ok()) {
             look();
         }
+        let jobs_alone = changes.cards.is_empty() && !changes.jobs.is_empty() && committed.is_ok();
+        let mut lost_jobs = self.lost_jobs.lock().unwrap();
+        if jobs_alone && *lost_jobs > 0 {
+            *lost_jobs -= 1;
+            return Err(RepositoryError::OutcomeUnknown { reason: "nobody heard".to_owned(), source: None }.into());
+        }
+        drop(lost_jobs);
         let cards = !changes.cards.is_empty() && committed.is_ok();
         if cards && self.lost.lock().unwrap().pop_front().unwrap_or_default() {
             return Err(

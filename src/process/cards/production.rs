@@ -41,6 +41,8 @@ pub(crate) enum ProductionAnswer {
     Finished,
     /// The production cannot go on: the card fails.
     Failed { reason: String },
+    /// The production does not go on, and a certificate that was asked for may still come: it is looked for.
+    Unwanted { reason: String },
     /// Something may have happened that only a person can see.
     InDoubt { reason: String },
 }
@@ -63,9 +65,6 @@ pub(crate) const OPTIONS: [&str; 8] = [
     CERTIFICATE_END_STATE.name(),
     MULTIPLE_ACTIVE.name(),
 ];
-
-/// What is kept with a job that a person wants to be tried again.
-pub(crate) const TO_BE_SENT_AGAIN: &str = "to be sent again";
 
 const YES: &str = "yes";
 const NO: &str = "no";
@@ -282,18 +281,27 @@ pub(crate) fn link_answered(
     let mut link = Link { changes, next: Vec::new(), job, card, production, stamp: *stamp };
     let outcome = match answer {
         ProductionAnswer::Prepared(prepared) => link.prepared(prepared, held)?,
-        ProductionAnswer::Unusable { handle, reason } => {
-            link.production.handle = Some(handle);
-            link.failed(reason)?
-        }
+        ProductionAnswer::Unusable { handle, reason } => match held.get(&Card::handle_key(&handle)) {
+            Some(holder) => link.in_doubt(&called_twice(&handle, holder)),
+            None => {
+                link.production.handle = Some(handle);
+                link.failed(reason)?
+            }
+        },
         ProductionAnswer::Issued(issued) => link.issued(issued, held),
         ProductionAnswer::AtCa(state) => link.held(certificates, state)?,
         ProductionAnswer::Finished => link.finished(certificates)?,
         ProductionAnswer::Failed { reason } => link.failed(reason)?,
+        ProductionAnswer::Unwanted { reason } => {
+            let outcome = link.failed(reason)?;
+            link.job.state = JobState::Open;
+            link.job.due = stamp.at;
+            outcome
+        }
         ProductionAnswer::InDoubt { reason } => link.in_doubt(&reason),
     };
     let Link { mut changes, next, mut job, mut card, .. } = link;
-    if job.state == JobState::Done {
+    if job.state != JobState::InDoubt {
         job.attempt = None;
         job.remark = job.remark.or(done);
     }
@@ -311,7 +319,9 @@ pub(crate) fn done_remark(answer: &ProductionAnswer) -> Option<String> {
         ProductionAnswer::Prepared(prepared) => Some(format!("prepared as {}", prepared.handle)),
         ProductionAnswer::Issued(issued) => Some(format!("issued as {}", issued.serial)),
         ProductionAnswer::Finished => Some("finished".to_owned()),
-        ProductionAnswer::Unusable { reason, .. } | ProductionAnswer::Failed { reason } => Some(reason.clone()),
+        ProductionAnswer::Unusable { reason, .. }
+        | ProductionAnswer::Failed { reason }
+        | ProductionAnswer::Unwanted { reason } => Some(reason.clone()),
         ProductionAnswer::AtCa(_) | ProductionAnswer::InDoubt { .. } => None,
     }
 }
@@ -330,9 +340,7 @@ impl Link<'_> {
     fn prepared(&mut self, prepared: Prepared, held: &BTreeMap<String, String>) -> Result<Outcome, TransitionError> {
         let key = Card::handle_key(&prepared.handle);
         if let Some(holder) = held.get(&key) {
-            return Ok(
-                self.in_doubt(&format!("the personalizer calls it {}, as it calls card {holder}", prepared.handle))
-            );
+            return Ok(self.in_doubt(&called_twice(&prepared.handle, holder)));
         }
         self.production.handle = Some(prepared.handle);
         let wanted: BTreeSet<_> = self.production.certificates.iter().copied().collect();
@@ -415,7 +423,7 @@ impl Link<'_> {
         self.card.failure = Some(Failure { phase: FailurePhase::LocalProduction, cause: reason });
         if let Some(handle) = self.production.handle.take() {
             let id = self.job.follow_up("discard card");
-            self.changes.jobs.push(Job::new(id, Task::DiscardCard { handle }, Some(self.card.id), &self.stamp));
+            put_aside(&mut self.changes, id, handle, self.card.id, &self.stamp);
             self.next.push(id);
         }
         Ok(Outcome::card(&self.card))
@@ -567,6 +575,24 @@ fn put_issued(
     let (certificate, entry) = Certificate::issued(id, card, kind, production, certificate_key(job), issued, stamp);
     changes.certificates.push(certificate);
     changes.history.push(entry);
+}
+
+/// Owes the personalizer that a card is put aside. Until it is, its handle belongs to the job.
+pub(crate) fn put_aside(changes: &mut ChangeSet, id: JobId, handle: String, card: CardId, stamp: &Stamp<'_>) {
+    changes.takes.push(Reservation { key: Card::handle_key(&handle), owner: id.to_string() });
+    changes.jobs.push(Job::new(id, Task::DiscardCard { handle }, Some(card), stamp));
+}
+
+/// Gives the handle back once a card is put aside, or nobody will.
+pub(crate) fn is_put_aside(changes: &mut ChangeSet, job: &Job) {
+    if let Task::DiscardCard { handle } = &job.task {
+        changes.releases.push(Reservation { key: Card::handle_key(handle), owner: job.id.to_string() });
+    }
+}
+
+/// What is wrong with a personalizer that gives a handle twice at a time.
+fn called_twice(handle: &str, holder: &str) -> String {
+    format!("the personalizer calls it {handle}, which is still held by {holder}")
 }
 
 /// What is wrong with a CA that gives a serial number twice, as far as is known here.

@@ -107,6 +107,7 @@ impl Process for ResolveDoubt {
         let user = item.user.take();
         match (job.kind(), item.card.take()) {
             (JobKind::PlaceOrder, Some(card)) if is_waiting_for(&card, &job) => settle_order(job, card, context),
+            (JobKind::PlaceOrder, Some(card)) => settle_late_order(job, card, context),
             (JobKind::TrackOrder, Some(card)) => correct_order(job, card, context),
             (kind, Some(card)) if kind.is_link() && production::waits_for(&card, &job) => {
                 if resolution == GOOD_CARD {
@@ -149,6 +150,27 @@ fn settle_order(mut job: Job, mut card: Card, context: &PlanContext<'_>) -> Resu
     let (applied, outcome) = order_job::placed(job, card, answer, context.stamp.at, &context.stamp)?;
     changes.append(applied);
     Ok(Plan::store(changes, outcome))
+}
+
+/// An order for which the card no longer waits: what became of it is put on record.
+fn settle_late_order(job: Job, mut card: Card, context: &PlanContext<'_>) -> Result<Plan, Refusal> {
+    match context.answer(RESOLUTION) {
+        ACCEPTED => {
+            let order_id = given_order_id(context)?;
+            let mut changes = ChangeSet::new();
+            let why = Why::code("late_acceptance").about(&order_id).because(context.answer(REASON));
+            changes.note_card(&mut card, &context.stamp, why);
+            let job =
+                Job { state: JobState::Done, attempt: None, remark: Some(format!("accepted as {order_id}")), ..job };
+            changes.jobs.push(job);
+            Ok(Plan::card(changes, card))
+        }
+        SEND_AGAIN => Err(Refusal::new(
+            RefusalCode::NotOffered,
+            format!("card {} does not wait for this order any more; what settles it is accepted, give up", card.id),
+        )),
+        _ => Ok(settle_job(job, Some(card), context)),
+    }
 }
 
 /// The order id that was given, if it can be one.
@@ -250,16 +272,13 @@ fn settle_production(
             return Ok(Plan::card(changes, card));
         }
         GOOD_CARD => ProductionAnswer::Finished,
+        // The certificate may come all the same.
+        GIVE_UP if job.kind() == JobKind::IssueCertificate && job.attempts > 0 => {
+            ProductionAnswer::Unwanted { reason: format!("{resolution}: {reason}") }
+        }
         _ => ProductionAnswer::Failed { reason: format!("{resolution}: {reason}") },
     };
-    let asked_for = job.kind() == JobKind::IssueCertificate && job.attempts > 0;
-    let id = job.id;
-    let mut applied = production::link_answered(job, card, certificates, &BTreeMap::new(), answer, &context.stamp)?;
-    // The certificate may come all the same: it is looked for, so that it can be revoked.
-    for job in applied.changes.jobs.iter_mut().filter(|job| asked_for && job.id == id) {
-        job.state = JobState::Open;
-        job.due = context.stamp.at;
-    }
+    let applied = production::link_answered(job, card, certificates, &BTreeMap::new(), answer, &context.stamp)?;
     changes.append(applied.changes);
     Ok(applied.next.into_iter().fold(Plan::store(changes, applied.outcome), Plan::then_perform))
 }
@@ -282,6 +301,7 @@ fn settle_at_ca(job: Job, certificates: Vec<Certificate>, context: &PlanContext<
 /// A job that decides nothing by itself: done, open again, or given up.
 fn settle_job(mut job: Job, card: Option<Card>, context: &PlanContext<'_>) -> Plan {
     let reason = context.answer(REASON);
+    let mut changes = ChangeSet::new();
     let state = match context.answer(RESOLUTION) {
         SEND_AGAIN => {
             reopen(&mut job, context);
@@ -291,10 +311,10 @@ fn settle_job(mut job: Job, card: Option<Card>, context: &PlanContext<'_>) -> Pl
             job.state = JobState::Done;
             job.attempt = None;
             job.remark = Some(format!("settled: {resolution}"));
+            production::is_put_aside(&mut changes, &job);
             job.state.name()
         }
     };
-    let mut changes = ChangeSet::new();
     if let Some(mut card) = card {
         let reference = job.id.to_string();
         changes.note_card(&mut card, &context.stamp, Why::code("job_settled").about(&reference).because(reason));
@@ -311,7 +331,7 @@ fn settle_job(mut job: Job, card: Option<Card>, context: &PlanContext<'_>) -> Pl
 /// Not accepted, surely: the job waits to be tried again, under a new reference.
 fn reopen(job: &mut Job, context: &PlanContext<'_>) {
     job.state = JobState::Open;
-    job.attempt = None;
+    job.unanswered |= job.attempt.take().is_some();
     job.due = context.stamp.at;
-    job.remark = Some(production::TO_BE_SENT_AGAIN.to_owned());
+    job.remark = Some("to be sent again".to_owned());
 }

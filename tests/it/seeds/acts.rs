@@ -172,13 +172,13 @@ impl World {
         use CardState::{Active, Approved, Failed, InProduction, Issued, Ordered, Processing, Produced};
         use Route::{External, Local};
         let act = match self.below(100) {
-            0..14 => self.act(ORDER, self.operator(), self.some_users()),
-            14..16 => {
+            0..11 => self.act(ORDER, self.operator(), self.some_users()),
+            11..13 => {
                 let answer = Answer::new().with("amount", (1 + self.below(2)).to_string());
                 self.act(ORDER_TEMPORARY, self.operator(), answer)
             }
-            16..28 => self.act(REQUEST, self.operator(), self.some_users()),
-            28..40 => {
+            13..22 => self.act(REQUEST, self.operator(), self.some_users()),
+            22..32 => {
                 let answer = Answer::ids(self.some_requests()?);
                 let decided = match self.below(10) {
                     0..7 => answer.with("decision", "approve"),
@@ -189,19 +189,19 @@ impl World {
                 let who = self.pick(&[2, 2, 2, 3, 3, 0]).expect("there are some");
                 self.act(APPROVAL, actor(who), decided)
             }
-            40..42 => self.act(ABORT_REQUEST, self.operator(), Answer::ids(self.some_requests()?)),
-            42..46 => self.on_cards(ABORT, External, &[Processing])?,
-            46 => self.on_cards(ABORT_TEMPORARY, External, &[Processing])?,
-            47..49 => self.on_cards(ABORT_APPROVED, Local, &[Approved])?,
-            49..54 => self.on_cards(REPEAT, External, &[Failed])?,
-            54..70 => self.on_cards(ISSUE, Local, &[Approved])?,
-            70..74 => self.on_cards(REPEAT_PRODUCTION, Local, &[Failed])?,
-            74..83 => self.activate_all_of_somebody()?,
-            83..86 => self.on_cards(LOCK, Local, &[Issued, Active])?,
-            86 => self.on_cards(LOCK, External, &[Produced])?,
-            87..90 => self.on_cards(UPDATE, External, &[Ordered, InProduction])?,
-            90 => self.on_cards(UPDATE_TEMPORARY, External, &[Ordered, InProduction])?,
-            91 => self.give_up_a_production()?,
+            32..34 => self.act(ABORT_REQUEST, self.operator(), Answer::ids(self.some_requests()?)),
+            34..38 => self.on_cards(ABORT, External, &[Processing])?,
+            38 => self.on_cards(ABORT_TEMPORARY, External, &[Processing])?,
+            39..41 => self.on_cards(ABORT_APPROVED, Local, &[Approved])?,
+            41..47 => self.on_cards(REPEAT, External, &[Failed])?,
+            47..65 => self.on_cards(ISSUE, Local, &[Approved])?,
+            65..69 => self.on_cards(REPEAT_PRODUCTION, Local, &[Failed])?,
+            69..80 => self.activate_all_of_somebody()?,
+            80..84 => self.on_cards(LOCK, Local, &[Issued, Active])?,
+            84 => self.on_cards(LOCK, External, &[Produced])?,
+            85..89 => self.on_cards(UPDATE, External, &[Ordered, InProduction])?,
+            89 => self.on_cards(UPDATE_TEMPORARY, External, &[Ordered, InProduction])?,
+            90 => self.give_up_a_production()?,
             _ => {
                 let job = self.pick(&self.jobs(&[JobState::InDoubt]))?;
                 // Mostly they look; some just say something.

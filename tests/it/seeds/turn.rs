@@ -16,8 +16,8 @@ const MINUTE: u64 = 60;
 
 /// What is to become of the task that is at work.
 pub(super) enum Wish {
-    /// It stands still for so long, like a machine that is suspended.
-    Pause(Duration),
+    /// It stands still for so long, like a machine that is suspended; while the others do so many steps.
+    Pause(Duration, u64),
     /// Its engine dies, with all that it was doing.
     Crash,
 }
@@ -95,9 +95,10 @@ impl Desk {
         self.wish = if roll < crash {
             Some(Wish::Crash)
         } else if roll < long {
-            Some(Wish::Pause(Duration::from_secs(6 * MINUTE + self.dice.next() % (15 * MINUTE))))
+            let steps = 50 + self.dice.next() % 300;
+            Some(Wish::Pause(Duration::from_secs(6 * MINUTE + self.dice.next() % (15 * MINUTE)), steps))
         } else if roll < short {
-            Some(Wish::Pause(Duration::from_secs(1 + self.dice.next() % MINUTE)))
+            Some(Wish::Pause(Duration::from_secs(1 + self.dice.next() % MINUTE), 0))
         } else {
             return;
         };

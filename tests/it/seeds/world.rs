@@ -16,6 +16,7 @@ use cardwright::adapters::simulator::{
 use cardwright::host::{
     AllowAll, CardQuery, CardRepository as _, CertificateQuery, Clock as _, JobQuery, RepositoryError,
 };
+use cardwright::process::{Answer, ItemId};
 use cardwright::{
     ActorId, Card, CardId, CardState, Engine, EngineSettings, Job, JobId, JobKind, JobState, ObjectId, User, UserId,
     UserState,
@@ -29,8 +30,8 @@ use crate::eavesdropping::{Eavesdropper, Log, Seeded};
 use crate::gate::Gated;
 use crate::invariants::{AT_EVERY_STEP, Check, Crash, Evidence, House, ONCE_RECOVERED, Ran, broken};
 use crate::office::{
-    CARD_SCRIPT, ORDER_SCRIPT, Office, SYNC_ORDERS, SYNC_ORPHANS, SYNC_PRODUCTION, SYNC_STATUS, TEMPORARY_SCRIPT,
-    person, rules, service,
+    CARD_SCRIPT, ISSUE, ORDER_SCRIPT, Office, REQUEST, SYNC_ORDERS, SYNC_ORPHANS, SYNC_PRODUCTION, SYNC_STATUS,
+    TEMPORARY_SCRIPT, person, rules, service, user_item,
 };
 use crate::watched::Watched;
 
@@ -101,7 +102,8 @@ struct Task {
     act: Act,
     work: Pin<Box<dyn Future<Output = Result<Option<Ran>, cardwright::Error>> + Send>>,
     woken: Arc<Flag>,
-    paused_until: Option<DateTime<Utc>>,
+    /// Until then, and until so many steps were done.
+    paused_until: Option<(DateTime<Utc>, u64)>,
 }
 
 struct Flag(AtomicBool);
@@ -271,6 +273,9 @@ impl World {
     // ---- the two phases ----------------------------------------------------------------------------------------------
 
     fn go_through(&mut self, log: &Log) -> Result<Came, String> {
+        if self.chance(35) {
+            self.make_cards()?;
+        }
         while self.steps < STEPS {
             self.steps += 1;
             let ready = self.ready();
@@ -307,6 +312,25 @@ impl World {
             return Err(format!("people cannot settle {left:?}"));
         }
         Ok(self.summary(&evidence, still_in_doubt.len() as u64))
+    }
+
+    /// Some people have cards already, before anything goes wrong.
+    fn make_cards(&mut self) -> Result<(), String> {
+        self.turn.desk().calm = true;
+        self.behave(false);
+        for users in [["u1", "u2"], ["u1", "u3"]] {
+            let act = self.act(REQUEST, service(), Answer::ids(users.map(user_item)));
+            self.begin(act);
+            self.run_on()?;
+        }
+        let approved = self.cards().into_iter().filter(|card| card.state() == CardState::Approved);
+        let approved: Vec<_> = approved.map(|card| ItemId::Card(card.id)).collect();
+        let act = self.act(ISSUE, service(), Answer::ids(approved));
+        self.begin(act);
+        self.run_on()?;
+        self.behave(true);
+        self.turn.desk().calm = false;
+        Ok(())
     }
 
     fn summary(&self, evidence: &Evidence, still_in_doubt: u64) -> Came {
@@ -349,10 +373,12 @@ impl World {
     /// Lets time pass and the syncs and the sweep run, until nothing is due any more; how long that took.
     fn recover(&mut self) -> Result<Option<TimeDelta>, String> {
         let begin = self.clock.now();
-        for wait in [10 * MINUTE, 5 * DAY, 5 * DAY, 5 * DAY, 5 * DAY] {
+        // What nobody may still be asking for is looked for ten times.
+        let waits = [10 * MINUTE, 90 * MINUTE, 5 * DAY, 5 * DAY, 5 * DAY, 5 * DAY];
+        for wait in waits.into_iter().chain(std::iter::repeat_n(DAY, 12)) {
             self.clock.advance(wait);
             for process in [SYNC_ORDERS, SYNC_STATUS, SYNC_PRODUCTION, SYNC_ORPHANS] {
-                let act = self.act(process, service(), cardwright::process::Answer::new());
+                let act = self.act(process, service(), Answer::new());
                 self.begin(act);
                 self.run_on()?;
             }
@@ -413,8 +439,10 @@ impl World {
 
     fn ready(&mut self) -> Vec<usize> {
         let now = self.clock.now();
-        let is_ready =
-            |task: &Task| task.woken.0.load(Ordering::Relaxed) && task.paused_until.is_none_or(|until| until <= now);
+        let is_ready = |task: &Task| {
+            task.woken.0.load(Ordering::Relaxed)
+                && task.paused_until.is_none_or(|(until, step)| until <= now && step <= self.steps)
+        };
         (0..self.tasks.len()).filter(|place| is_ready(&self.tasks[*place])).collect()
     }
 
@@ -450,12 +478,12 @@ impl World {
             return;
         }
         match wish {
-            Some(Wish::Pause(time)) => {
+            Some(Wish::Pause(time, steps)) => {
                 let task = &mut self.tasks[place];
                 let lease =
                     if time > 5 * MINUTE { "a worker stood still beyond its lease" } else { "a worker stood still" };
                 let until = self.clock.now() + TimeDelta::from_std(time).expect("it is short");
-                task.paused_until = Some(until);
+                task.paused_until = Some((until, self.steps + steps));
                 let mut desk = self.turn.desk();
                 desk.count(lease);
                 desk.tell(|| format!("  it stands still until {until}"));
@@ -495,14 +523,15 @@ impl World {
 
     /// How the outside behaves.
     fn behave(&self, faulty: bool) {
-        let bureau = BureauBehaviour::calm().in_production_after(HOUR).shipped_after(4 * HOUR).delivered_after(HOUR);
+        let bureau =
+            BureauBehaviour::calm().in_production_after(10 * MINUTE).shipped_after(3 * HOUR).delivered_after(HOUR);
         let (ca, machine) = (CaBehaviour::calm(), PersonalizerBehaviour::calm());
         let (bureau, ca, machine) = if faulty {
             let late = if self.chance(50) { 10 * Duration::from_secs(1) } else { 10 * MINUTE };
             let bureau = bureau.refused(60).unavailable(60).rate_limited(40).lost_after_accepting(70);
             let bureau = bureau.lost_before_accepting(70).late(40).late_by(late).production_failed(150);
             let bureau = bureau.status_unknown(250).status_backwards(100).status_repeated(100);
-            let bureau = bureau.status_unavailable(60).status_rate_limited(60).spread(3 * HOUR);
+            let bureau = bureau.status_unavailable(60).status_rate_limited(60).spread(HOUR);
             let ca = ca.refused(25).unavailable(50).pending(70).pending_refused(200).decided_after(10 * MINUTE);
             let ca = ca.lost_after_issuing(40).lost_before_issuing(40).late(30).silent(15).late_by(late);
             let ca = ca.change_unavailable(60).change_lost(50).read_unavailable(40).spread(HOUR);
@@ -530,7 +559,7 @@ impl World {
             45..62 if services < 3 => {
                 let process =
                     self.pick(&[SYNC_ORDERS, SYNC_ORDERS, SYNC_STATUS, SYNC_PRODUCTION, SYNC_PRODUCTION, SYNC_ORPHANS]);
-                let act = self.act(process.expect("there are some"), service(), cardwright::process::Answer::new());
+                let act = self.act(process.expect("there are some"), service(), Answer::new());
                 self.begin(act);
             }
             62..64 => self.outage(),
@@ -578,7 +607,7 @@ impl World {
     }
 
     fn outage(&self) {
-        let until = self.clock.now() + TimeDelta::from_std(self.seconds(30, 1800)).expect("it is short");
+        let until = self.clock.now() + TimeDelta::from_std(self.seconds(30, 600)).expect("it is short");
         let who = self.pick(&["bureau", "CA", "machine"]).expect("there are some");
         match who {
             "bureau" => self.bureau.outage(until),
