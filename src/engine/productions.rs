@@ -315,8 +315,9 @@ impl Engine {
         let made = |c: &Certificate| productions.contains(&c.production) && c.state() == CertificateState::Issued;
         let certificates: Vec<Certificate> = certificates.into_values().flatten().filter(made).collect();
         let mut by_card: BTreeMap<CardId, Vec<(Certificate, CaStatusOutcome)>> = BTreeMap::new();
-        for (certificate, said) in certificates.iter().zip(self.ask_states(&certificates).await) {
-            by_card.entry(certificate.card).or_default().push((certificate.clone(), said));
+        let said = self.ask_states(&certificates).await;
+        for (certificate, said) in certificates.into_iter().zip(said) {
+            by_card.entry(certificate.card).or_default().push((certificate, said));
         }
         Ok(by_card)
     }
