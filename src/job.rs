@@ -46,6 +46,9 @@ pub struct Job {
     /// Whether an attempt was never answered that is none any more, since a person wants it to be tried again.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub unanswered: bool,
+    /// When it last came into doubt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub doubted: Option<DateTime<Utc>>,
     /// Who may try it now. Only stores set this.
     #[serde(skip)]
     pub claim: Option<Claim>,
@@ -74,6 +77,7 @@ impl Job {
             attempts: 0,
             attempt: None,
             unanswered: false,
+            doubted: None,
             claim: None,
             setbacks: 0,
             remark: None,
@@ -95,6 +99,13 @@ impl Job {
             Task::Notify(_) => JobKind::Notify,
             Task::Custom { .. } => JobKind::Custom,
         }
+    }
+
+    /// Leaves it to a person: whether it was done is unknown.
+    #[must_use]
+    pub(crate) fn in_doubt(self, reason: &str, at: DateTime<Utc>) -> Self {
+        let remark = Some(reason.to_owned());
+        Self { state: JobState::InDoubt, doubted: Some(at), claim: None, remark, ..self }
     }
 
     /// The attempt that comes next. Its reference is what the outside is told; it is one per attempt.

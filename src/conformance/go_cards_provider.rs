@@ -215,6 +215,7 @@ clauses! {
     not_found_means_looked,
     reading_changes_nothing,
     idempotent_means_one_order,
+    idempotent_means_one_answer,
 }
 
 /// What was accepted stands in the bureau's books, whole and once, under an order id of its own.
@@ -627,6 +628,28 @@ pub async fn idempotent_means_one_order(kit: &Kit<'_, dyn BureauFactory>) {
     assert_once(&order, "placed again two months later").await;
 }
 
+/// Where placing is idempotent, what was refused under a reference is refused under it for ever.
+pub async fn idempotent_means_one_answer(kit: &Kit<'_, dyn BureauFactory>) {
+    const CLAUSE: &str = "idempotent_means_one_answer";
+    let bureau = Bureau::open(kit, CLAUSE).await;
+    if bureau.provider.placement() == Placement::NotIdempotent {
+        return;
+    }
+    let reference = bureau.refused(kit).await.reference;
+    let better = kit.factory.order(&reference);
+    bureau.refuse(kit, &better, "an order that would be taken by now").await;
+    Bureau::open(kit, CLAUSE).await.refuse(kit, &better, "through another handle").await;
+    let outcomes = bureau.place(&[better.clone(), bureau.order(kit), better.clone()]).await;
+    for outcome in [&outcomes[0], &outcomes[2]] {
+        let is_accepted = matches!(outcome, PlaceOutcome::Accepted(_));
+        assert!(!is_accepted, "{CLAUSE}: among others of one call, a reference that was refused was accepted");
+    }
+    kit.factory.pass_time(60 * DAY).await;
+    Bureau::open(kit, CLAUSE).await.refuse(kit, &better, "two months later").await;
+    let made = kit.factory.look(&reference).await.unwrap_or_default();
+    assert_eq!(made, [], "{CLAUSE}: under a reference that was refused there is an order");
+}
+
 const HOUR: Duration = Duration::from_secs(60 * 60);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// How many hours the bureau may need until it knows what it has accepted.
@@ -700,6 +723,21 @@ impl Bureau {
             }
         }
         panic!("{}: an order could not be placed {TRIES} times in a row", self.clause)
+    }
+
+    /// Places an order that the bureau must refuse until it is decided.
+    async fn refuse(&self, kit: &Kit<'_, dyn BureauFactory>, order: &CardOrder, when: &str) {
+        for _ in 0..TRIES {
+            match self.place_one(order).await {
+                PlaceOutcome::Refused { .. } => return,
+                PlaceOutcome::Accepted(_) => {
+                    panic!("{}: {when}, a reference that was refused was accepted", self.clause)
+                }
+                PlaceOutcome::RateLimited { retry_after } => kit.factory.pass_time(retry_after).await,
+                PlaceOutcome::Unavailable { .. } | PlaceOutcome::Unknown { .. } => SystemClock.sleep(PAUSE).await,
+            }
+        }
+        panic!("{}: {when}, an order was not decided {TRIES} times in a row", self.clause)
     }
 
     /// An order that was refused.

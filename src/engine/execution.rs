@@ -393,6 +393,7 @@ impl Execution<'_> {
             stamp: self.engine.stamp(&self.actor, &self.record.process, Some(self.id)),
             actor: &self.actor,
             run: self.id,
+            opened: self.record.opened,
             answers: &self.answers,
             rules: &self.engine.rules,
             performers: &self.engine.performers,

@@ -828,7 +828,7 @@ impl Engine {
                     Answer::Production(answer) => !matches!(answer, ProductionAnswer::Failed { .. }),
                     _ => false,
                 };
-                let (changes, outcome) = superseded(job, card.as_ref(), perhaps_done);
+                let (changes, outcome) = superseded(job, card.as_ref(), perhaps_done, stamp);
                 return (changes, done(outcome));
             }
             (_, card) => {
@@ -839,9 +839,7 @@ impl Engine {
         applied.unwrap_or_else(|error| {
             // Cannot happen while a card waits for its job; should it, the job is kept for a person to see.
             tracing::error!(%error, "an answer does not fit the card");
-            job.state = JobState::InDoubt;
-            job.claim = None;
-            job.remark = Some(error.to_string());
+            job = job.in_doubt(&error.to_string(), stamp.at);
             let mut changes = ChangeSet::new();
             let outcome = Outcome::Refused(Refusal::from(error));
             changes.jobs.push(job);
@@ -914,8 +912,7 @@ impl Engine {
                 }
             }
             Answer::JobDoubt { reason } => {
-                job.state = JobState::InDoubt;
-                job.remark = Some(reason.clone());
+                job = job.in_doubt(reason, stamp.at);
                 outcome = Outcome::InDoubt { job: job.id, card: job.card, reason: reason.clone() };
                 if let Some(mut card) = card {
                     let reference = job.id.to_string();
@@ -1207,21 +1204,22 @@ fn late_discard(job: &Job, answer: &Answer) -> Option<JobId> {
 }
 
 /// The card does not wait for this job: it is closed, or in doubt if it was perhaps done.
-fn superseded(mut job: Job, card: Option<&Card>, perhaps_done: bool) -> (ChangeSet, Outcome) {
+fn superseded(mut job: Job, card: Option<&Card>, perhaps_done: bool, stamp: &Stamp<'_>) -> (ChangeSet, Outcome) {
     let mut changes = ChangeSet::new();
     let state = card.map_or(job.state.name(), |card| card.state().name());
+    let was_settled = matches!(job.state, JobState::Done | JobState::Cancelled);
     let outcome = if perhaps_done {
         let reason = "the card no longer waits for it, and it was perhaps done".to_owned();
-        job.remark = Some(reason.clone());
+        job = job.in_doubt(&reason, stamp.at);
         Outcome::InDoubt { job: job.id, card: job.card, reason }
     } else {
+        job.state = JobState::Done;
+        job.claim = None;
         job.attempt = None;
         job.remark = Some("the card no longer waits for it".to_owned());
         Outcome::Unchanged { state: state.into() }
     };
-    if matches!(job.state, JobState::Open | JobState::InDoubt) {
-        job.state = if perhaps_done { JobState::InDoubt } else { JobState::Done };
-        job.claim = None;
+    if !was_settled {
         changes.jobs.push(job);
     }
     (changes, outcome)

@@ -16,6 +16,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use chrono::{DateTime, SubsecRound as _, Utc};
 use futures::future::{Either, select};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -304,8 +305,7 @@ impl Engine {
     }
 
     /// The time now, to the microsecond, which is what stores keep.
-    fn now(&self) -> chrono::DateTime<chrono::Utc> {
-        use chrono::SubsecRound as _;
+    fn now(&self) -> DateTime<Utc> {
         self.clock.now().trunc_subsecs(6)
     }
 
@@ -357,7 +357,7 @@ fn guard(
     definition: &ProcessDefinition,
     enabled: &BTreeSet<Slot>,
     item: &crate::process::Item,
-    now: chrono::DateTime<chrono::Utc>,
+    now: DateTime<Utc>,
 ) -> Result<(), Refusal> {
     use crate::state_graph::State as _;
     if !definition.items.contains(&item.id.kind()) {
@@ -457,6 +457,7 @@ fn plan_item(
             stamp: context.stamp,
             actor: context.actor,
             run: context.run,
+            opened: context.opened,
             options: &resolved,
             answers: context.answers,
             rules: context.rules,
@@ -481,6 +482,7 @@ struct PlanContextParts<'a> {
     stamp: Stamp<'a>,
     actor: &'a Actor,
     run: RunId,
+    opened: DateTime<Utc>,
     answers: &'a BTreeMap<String, String>,
     rules: &'a HouseRules,
     performers: &'a BTreeMap<SymbolicName, Arc<dyn JobPerformer>>,

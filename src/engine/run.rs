@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::administration::read;
@@ -40,6 +41,8 @@ pub struct Run {
     pub actor: Actor,
     /// What the operator sees.
     pub form: Form,
+    /// When it was opened. A doubt that came later is not settled by it: nobody had seen it.
+    pub opened: DateTime<Utc>,
     /// The versions of the option scripts that count for this run, by script.
     pub options: BTreeMap<String, String>,
     /// Seals all of the above but the form, with the key of the history if there is one.
@@ -51,6 +54,7 @@ pub struct Run {
 pub(super) struct RunRecord {
     pub(super) process: SymbolicName,
     pub(super) actor: ActorId,
+    pub(super) opened: DateTime<Utc>,
     pub(super) answer: Digest,
     pub(super) options: BTreeMap<String, String>,
 }
@@ -196,11 +200,14 @@ impl Engine {
         if let Some(begun) = &begun {
             same_run(id, begun, &definition.name, actor)?;
         }
+        let opened = begun.as_ref().map_or_else(|| self.now(), |begun| begun.opened);
         let options = self.options_for(definition, &begun.map(|begun| begun.options).unwrap_or_default()).await?;
         let form = self.form(process.as_ref(), &options)?;
         let options = options.hashes().clone();
-        let seal = self.seal_of(id, &definition.name, actor, &options)?;
-        Ok(Run { id, process: definition.name.clone(), actor: actor.clone(), form, options, seal })
+        let (process, actor) = (definition.name.clone(), actor.clone());
+        let mut run = Run { id, process, actor, form, opened, options, seal: Digest::of("") };
+        run.seal = self.seal_of(&run)?;
+        Ok(run)
     }
 
     /// Searches for what can be ticked, a page at a time. What would be refused is shown too, with the reason.
@@ -277,6 +284,7 @@ impl Engine {
         let record = RunRecord {
             process: run.process.clone(),
             actor: run.actor.id.clone(),
+            opened: begun.as_ref().map_or(run.opened, |begun| begun.opened),
             answer: digest,
             options: options.hashes().clone(),
         };
@@ -302,20 +310,14 @@ impl Engine {
         })
     }
 
-    fn seal_of(
-        &self,
-        id: RunId,
-        process: &SymbolicName,
-        actor: &Actor,
-        options: &BTreeMap<String, String>,
-    ) -> Result<Digest, Error> {
-        let sealed = serde_json::to_vec(&(id, process, actor, options))
-            .map_err(|source| Error::Record { key: run_key(id), source })?;
+    fn seal_of(&self, run: &Run) -> Result<Digest, Error> {
+        let sealed = serde_json::to_vec(&(run.id, &run.process, &run.actor, run.opened, &run.options))
+            .map_err(|source| Error::Record { key: run_key(run.id), source })?;
         Ok(self.key.seal(&sealed))
     }
 
     fn check_seal(&self, run: &Run) -> Result<(), Error> {
-        if self.seal_of(run.id, &run.process, &run.actor, &run.options)? == run.seal {
+        if self.seal_of(run)? == run.seal {
             return Ok(());
         }
         Err(Error::RunOutdated { run: run.id, why: "it was altered since it was opened, or opened by another office" })

@@ -34,6 +34,9 @@ use crate::card::{BureauTimes, CardState, ReadOut};
 /// - **`idempotent_means_one_order`**: if [`placement`](Self::placement) is idempotent, every handle says so, and placing
 ///   again under a reference that was accepted gives the same order id and no second order: at once, by many at a time, weeks
 ///   later, and though the bureau would not take such an order any more.
+/// - **`idempotent_means_one_answer`**: if [`placement`](Self::placement) is idempotent, an order under a reference that was
+///   refused is refused again, though the bureau would take such an order by now. A worker that was paused for hours may
+///   still send what another worker was told no to, and nobody waits for that answer any more.
 ///
 /// # Not required
 /// Looking up by reference ([`FindOutcome::CannotLook`]); idempotency; cancellation at the bureau. Published GO Cards has
@@ -73,7 +76,7 @@ forward!(GoCardsProvider {
 /// Whether placing twice under one reference gives one order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Placement {
-    /// It does: an order whose outcome is unknown may be sent again.
+    /// It does, and a reference that was refused stays refused: an order whose outcome is unknown may be sent again.
     IdempotentByReference,
     /// It may give two: an order whose outcome is unknown is never sent again by itself.
     NotIdempotent,

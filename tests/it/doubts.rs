@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cardwright::adapters::simulator::{BureauBehaviour, PlaceScript};
-use cardwright::host::{CardQuery, PlaceOutcome};
+use cardwright::host::{CardQuery, Clock as _, PlaceOutcome};
 use cardwright::process::{
     Answer, AnswerError, Field, HouseRules, Item, ItemId, ItemKind, Needs, Outcome, Plan, PlanContext, Process,
     ProcessDefinition, ProcessPackage, Refusal, RefusalCode, Slot,
 };
-use cardwright::{CardId, CardState, Error, FailurePhase, JobKind, JobState, ObjectId, SymbolicName, options};
+use cardwright::{CardId, CardState, Error, FailurePhase, JobKind, JobState, ObjectId, Run, SymbolicName, options};
 use futures::FutureExt as _;
 use futures::executor::block_on;
 
@@ -98,6 +98,39 @@ fn a_lost_answer_leaves_the_order_in_doubt_and_it_is_never_sent_again_by_itself(
         assert_eq!(office.bureau.ledger().len(), accepted);
         assert_eq!(in_doubt(&office), [card]);
     }
+}
+
+#[test]
+fn a_word_about_one_doubt_settles_no_later_one() {
+    let (office, card) = lost(PlaceScript::LoseReplyBeforeAccepting);
+    let answer = || {
+        Answer::ids([ItemId::Card(card)])
+            .with("resolution", "send again")
+            .with("reason", "the bureau has no such order")
+    };
+    let open = || block_on(office.engine.open(RESOLVE, &operator())).unwrap();
+    let settle = |run: &Run| {
+        block_on(async {
+            let mut execution = office.engine.next(run, answer()).await?;
+            let outcome = execution.next_chunk().await?.unwrap_or_default().remove(0).1;
+            Ok::<_, Error>(outcome)
+        })
+    };
+    // Two people look at the same doubt. One settles it; the order is sent again, and its answer is lost again.
+    let (mine, yours) = (open(), open());
+    assert!(matches!(settle(&mine), Ok(Outcome::Done { .. })));
+    office.bureau.next_place(PlaceScript::LoseReplyAfterAccepting);
+    office.clock.advance(HOUR);
+    assert_eq!(office.sync(SYNC_ORDERS).in_doubt, 1);
+
+    // What the other has to say was not said of this.
+    assert_eq!(code(&settle(&yours).unwrap()), RefusalCode::ChangedMeanwhile);
+    assert_eq!(in_doubt(&office), [card]);
+    office.sync(SYNC_ORDERS);
+    assert_eq!(office.bureau.ledger().len(), 1, "nothing was sent again");
+    let later = Run { opened: office.clock.now(), ..yours.clone() };
+    assert!(matches!(settle(&later), Err(Error::RunOutdated { .. })), "the time is sealed");
+    assert!(matches!(settle(&open()), Ok(Outcome::Done { .. })), "whoever has seen it settles it");
 }
 
 #[test]

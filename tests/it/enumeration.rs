@@ -969,7 +969,7 @@ fn plans_of(rule: &Rule, process: &dyn Process, rules: &HouseRules) -> [u64; 3] 
                         run: Some(run),
                         key: &ChainKey::none(),
                     };
-                    let context = PlanContext { stamp, actor, run, options, answers, rules };
+                    let context = PlanContext { stamp, actor, run, opened: stamp.at, options, answers, rules };
                     let plan = process.plan(item.clone(), &context);
                     counts[0] += 1;
                     counts[1] += u64::from(misfit.is_none());

@@ -791,6 +791,9 @@ fn every_broken_bureau_is_caught() {
         (rich(), Defect::HandlesDisagree, "idempotent_means_one_order"),
         (rich(), Defect::RefusesTheSecond, "idempotent_means_one_order"),
         (rich(), Defect::AnotherOrderIdForTheSecond, "idempotent_means_one_order"),
+        (rich(), Defect::ForgetsWhatItRefused, "idempotent_means_one_answer"),
+        (rich(), Defect::OneAnswerForAMonth, "idempotent_means_one_answer"),
+        (rich(), Defect::EachHandleHasItsAnswer, "idempotent_means_one_answer"),
     ];
     let clauses = go_cards_provider::clauses();
     assert_all_shown(&clauses, &flaws.iter().map(|(.., clause)| *clause).collect::<Vec<_>>());
@@ -984,6 +987,9 @@ enum Defect {
     HandlesDisagree,
     RefusesTheSecond,
     AnotherOrderIdForTheSecond,
+    ForgetsWhatItRefused,
+    OneAnswerForAMonth,
+    EachHandleHasItsAnswer,
 }
 
 /// A simulated bureau with one flaw.
@@ -1004,7 +1010,8 @@ struct BureauNotes {
     broken: AtomicBool,
     garbled: Mutex<BTreeSet<String>>,
     lost: Mutex<BTreeSet<String>>,
-    refused: Mutex<BTreeSet<String>>,
+    /// What was refused, to which handle and when.
+    refused: Mutex<BTreeMap<String, (u64, DateTime<Utc>)>>,
     later: Mutex<Vec<CardOrder>>,
     reads: Mutex<BTreeMap<String, u32>>,
     heard: Mutex<BTreeMap<String, (Accepted, DateTime<Utc>)>>,
@@ -1041,6 +1048,17 @@ impl BrokenBureau {
         }
     }
 
+    /// Whether it takes an order as new that the bureau would refuse once more.
+    fn answers_anew(&self, reference: &str) -> bool {
+        let Some((handle, at)) = lock(&self.notes.refused).get(reference).copied() else { return false };
+        match self.flaw {
+            Defect::ForgetsWhatItRefused => true,
+            Defect::OneAnswerForAMonth => self.clock.now() - at > TimeDelta::days(31),
+            Defect::EachHandleHasItsAnswer => handle != self.number,
+            _ => false,
+        }
+    }
+
     async fn place_one(&self, order: &CardOrder) -> PlaceOutcome {
         let mut sent = order.clone();
         match self.flaw {
@@ -1063,6 +1081,9 @@ impl BrokenBureau {
         if self.has(Defect::LooksThenOrders) {
             std::thread::sleep(Duration::from_millis(20));
         }
+        if self.answers_anew(&order.reference) {
+            sent.reference = format!("{} anew", order.reference);
+        }
         let mut outcome = self.bureau.place(std::slice::from_ref(&sent)).await.remove(0);
         let reason = || "so it was said".to_owned();
         let garbled = lock(&self.notes.garbled).contains(&order.reference);
@@ -1084,7 +1105,7 @@ impl BrokenBureau {
                 lock(&self.notes.later).push(sent);
             }
             (PlaceOutcome::Refused { .. }, _) => {
-                lock(&self.notes.refused).insert(order.reference.clone());
+                lock(&self.notes.refused).insert(order.reference.clone(), (self.number, self.clock.now()));
             }
             (PlaceOutcome::Unavailable { .. }, Defect::TakesAwayForFinalNo)
             | (PlaceOutcome::RateLimited { .. }, Defect::TakesTooManyForFinalNo)
@@ -1240,7 +1261,7 @@ impl GoCardsProvider for BrokenBureau {
             Defect::FindsWhatBeginsSo => self.entry(|entry| entry.reference.starts_with(reference)),
             Defect::FindsWhatEndsSo => self.entry(|entry| entry.reference.ends_with(reference)),
             Defect::FindsTheLatest => self.entry(|_| true),
-            Defect::FindsTheRefused if lock(&self.notes.refused).contains(reference) => {
+            Defect::FindsTheRefused if lock(&self.notes.refused).contains_key(reference) => {
                 FindOutcome::Found(self.made_up())
             }
             Defect::FindsTheLost if lock(&self.notes.lost).contains(reference) => FindOutcome::Found(self.made_up()),

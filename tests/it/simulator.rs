@@ -373,6 +373,22 @@ fn a_silent_order_is_never_answered_and_not_accepted() {
 }
 
 #[test]
+fn what_was_refused_stays_refused_where_a_reference_has_one_answer() {
+    for (behaviour, stays) in [(BureauBehaviour::rich(), true), (BureauBehaviour::poor(), false)] {
+        let (_, bureau) = bureau(behaviour);
+        bureau.next_place(PlaceScript::Refuse("no".to_owned()));
+        assert!(matches!(place(&bureau, "R"), PlaceOutcome::Refused { .. }));
+        bureau.next_place(PlaceScript::LoseReplyAfterAccepting);
+        assert!(matches!(place(&bureau, "R"), PlaceOutcome::Unknown { .. }));
+        bureau.next_place(PlaceScript::Late(HOUR));
+        let orders = [order("R")];
+        let mut placing = pin!(bureau.place(&orders));
+        assert_eq!(poll(placing.as_mut()).is_ready(), stays, "a no comes at once");
+        assert_eq!(bureau.productions_for("R") == 0, stays);
+    }
+}
+
+#[test]
 fn nothing_is_accepted_read_or_found_during_an_outage() {
     let (clock, bureau) = bureau(BureauBehaviour::rich());
     let id = accepted(&bureau, "R");
@@ -385,7 +401,7 @@ fn nothing_is_accepted_read_or_found_during_an_outage() {
 
     clock.advance(HOUR);
     assert!(matches!(place(&bureau, "S"), PlaceOutcome::Refused { .. }), "the script waited for the end");
-    assert!(matches!(place(&bureau, "S"), PlaceOutcome::Accepted(_)));
+    assert!(matches!(place(&bureau, "T"), PlaceOutcome::Accepted(_)));
     assert!(matches!(find(&bureau, "R"), FindOutcome::Found(_)));
     assert_eq!(bureau.ledger().len(), 2);
 }

@@ -213,7 +213,8 @@ pub enum PlaceScript {
 ///
 /// It holds to the contract of [`GoCardsProvider`] in all that it does. While it is
 /// [idempotent](field@BureauBehaviour::idempotent), an order under a reference that it accepted before is therefore
-/// never refused, and where something is in the way the outcome is unknown instead of unavailable.
+/// never refused, and where something is in the way the outcome is unknown instead of unavailable; one under a reference
+/// that it refused is never accepted.
 #[derive(Clone)]
 pub struct SimulatedBureau {
     seed: u64,
@@ -228,6 +229,8 @@ struct Books {
     by_order_id: BTreeMap<String, usize>,
     by_reference: BTreeMap<String, Vec<usize>>,
     tries: BTreeMap<String, u64>,
+    /// The references that it refused, and why.
+    refused: BTreeMap<String, String>,
     scripts: Scripts<CardOrder, PlaceScript>,
     outage_until: Option<DateTime<Utc>>,
     calls: BureauCalls,
@@ -399,15 +402,21 @@ impl Books {
 
         let script = if self.is_out(now) { Script::Unavailable } else { self.script(seed, order) };
         let known = self.behaviour.idempotent && self.by_reference.contains_key(&order.reference);
-        let script = match script {
-            Script::Refuse(_) if known => Script::Accept,
-            Script::Unavailable | Script::RateLimited(_) if known => Script::LoseReplyBeforeAccepting,
-            script => script,
+        let refused = self.refused.get(&order.reference).filter(|_| self.behaviour.idempotent);
+        let script = match (script, refused) {
+            (Script::Accept | Script::Late(_), Some(reason)) => Script::Refuse(reason.clone()),
+            (Script::LoseReplyAfterAccepting, Some(_)) => Script::LoseReplyBeforeAccepting,
+            (Script::Refuse(_), None) if known => Script::Accept,
+            (Script::Unavailable | Script::RateLimited(_), None) if known => Script::LoseReplyBeforeAccepting,
+            (script, _) => script,
         };
         let mut late_by = Duration::ZERO;
         let answer = match script {
             Script::Accept => PlaceOutcome::Accepted(self.accept(seed, order, now)),
-            Script::Refuse(reason) => PlaceOutcome::Refused { reason },
+            Script::Refuse(reason) => {
+                self.refused.insert(order.reference.clone(), reason.clone());
+                PlaceOutcome::Refused { reason }
+            }
             Script::Unavailable => PlaceOutcome::Unavailable { reason: OUT_OF_REACH.to_owned() },
             Script::RateLimited(retry_after) => PlaceOutcome::RateLimited { retry_after },
             Script::LoseReplyAfterAccepting => {

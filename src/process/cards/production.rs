@@ -430,8 +430,7 @@ impl Link<'_> {
     }
 
     fn in_doubt(&mut self, reason: &str) -> Outcome {
-        self.job.state = JobState::InDoubt;
-        self.job.remark = Some(reason.to_owned());
+        self.job = self.job.clone().in_doubt(reason, self.stamp.at);
         if let Some(busy) = &mut self.card.busy {
             busy.in_doubt = true;
         }

@@ -104,6 +104,14 @@ impl Process for ResolveDoubt {
                 format!("{resolution:?} does not settle a job to {}; what does is {}", job.kind(), allowed.join(", ")),
             ));
         }
+        // Who answered had seen what was there when the run was opened, and nothing else.
+        let seen = job.doubted.unwrap_or(job.created).max(job.created) <= context.opened;
+        if !seen {
+            return Err(Refusal::new(
+                RefusalCode::ChangedMeanwhile,
+                format!("what is in doubt about job {} came up after this was opened; open it again", job.id),
+            ));
+        }
         let user = item.user.take();
         match (job.kind(), item.card.take()) {
             (JobKind::PlaceOrder, Some(card)) if is_waiting_for(&card, &job) => settle_order(job, card, context),

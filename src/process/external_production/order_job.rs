@@ -102,8 +102,7 @@ pub(crate) fn placed(
             return Ok((changes, outcome));
         }
         PlaceAnswer::InDoubt { reason } => {
-            job.state = JobState::InDoubt;
-            job.remark = Some(reason.clone());
+            job = job.in_doubt(&reason, stamp.at);
             if let Some(busy) = &mut card.busy {
                 busy.in_doubt = true;
             }
