@@ -46,6 +46,9 @@ pub struct Job {
     /// Whether an attempt was never answered that is none any more, since a person wants it to be tried again.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub unanswered: bool,
+    /// When there last was news of its order, from the bureau or from a person who looked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub news: Option<DateTime<Utc>>,
     /// When it last came into doubt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub doubted: Option<DateTime<Utc>>,
@@ -77,6 +80,7 @@ impl Job {
             attempts: 0,
             attempt: None,
             unanswered: false,
+            news: None,
             doubted: None,
             claim: None,
             setbacks: 0,
@@ -106,6 +110,11 @@ impl Job {
     pub(crate) fn in_doubt(self, reason: &str, at: DateTime<Utc>) -> Self {
         let remark = Some(reason.to_owned());
         Self { state: JobState::InDoubt, doubted: Some(at), claim: None, remark, ..self }
+    }
+
+    /// Since when nothing new was heard of its order.
+    pub(crate) fn silent_since(&self) -> DateTime<Utc> {
+        self.news.unwrap_or(self.created)
     }
 
     /// The attempt that comes next. Its reference is what the outside is told; it is one per attempt.

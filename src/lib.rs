@@ -97,10 +97,11 @@
 //! `quickstart` (people from a CSV file, an office in an SQLite file, a batch order from end to end), `issue_cards` (1,000
 //! cards made in the house, with certificates of an embedded CA), `issue_with_on_card_keys`, `temporary_cards`,
 //! `approval`, `options`, `custom_process` (a package of your own), `custom_repository` (a store of your own against the
-//! kit). Run them with `cargo run --release --example quickstart`.
+//! kit), `worker` and `web_service` (several instances on one store). Run them with `cargo run --release --example quickstart`.
 //!
 //! # Background work
-//! Run the syncs regularly, as an actor of role [`Role::BatchSync`]; all may run on several instances at once:
+//! A [`worker`] (feature `tokio`) does all of it. Without one, run the syncs regularly, as an actor of role
+//! [`Role::BatchSync`]; all may run on several instances at once:
 //! - `CardsAddonExtProdBatchSyncOrder` sends what is queued, `CardsAddonExtProdBatchSyncStatus` brings orders up to date.
 //! - `CardsBatchSyncProduction` goes on with cards that are made here, and brings the CA after what was locked or activated.
 //! - `CardsBatchSyncOrphans` revokes certificates that a failed production has left.
@@ -114,12 +115,14 @@
 //! |---|---|---|
 //! | `scripting` | yes | option scripts in Luau (mlua); without it the same options are set as typed values |
 //! | `sqlite` | no | [`adapters`]: a store on an embedded SQLite file |
+//! | `postgres` | no | [`adapters`]: a store in a PostgreSQL schema, on your own `sqlx::PgPool`; TLS is a feature of sqlx that you choose |
 //! | `simulator` | no | [`adapters`]: a bureau, a CA, a card personalizer and a clock on simulated time |
 //! | `local-ca` | no | [`adapters`]: an embedded CA, for X.509 certificates and revocation lists |
+//! | `tokio` | no | [`worker`]: runs the background processes, with back-off, rates, and figures to export |
 //! | `conformance` | no | [`conformance`]: the checks with which you test your own store, directory, bureau, CA and card personalizer |
 //!
 //! # What it does not do
-//! It has no user interface, no web service and no scheduler; it does not write to your directory; it cannot cancel an order
+//! It has no user interface and no web service; it does not write to your directory; it cannot cancel an order
 //! that the bureau has accepted, nor tell whether an unanswered order was accepted when the bureau offers no look-up: that
 //! is for a person.
 
@@ -149,6 +152,8 @@ pub mod conformance;
 pub mod host;
 pub mod options;
 pub mod process;
+#[cfg(feature = "tokio")]
+pub mod worker;
 
 pub use actor::{Actor, Role};
 pub use approval::{ApprovalRequest, RequestState, request_graph};

@@ -16,8 +16,8 @@ use futures::channel::oneshot;
 use uuid::Uuid;
 
 use crate::host::{
-    CardQuery, CardRepository, CertificateQuery, ClaimRequest, Clock, CommitError, DirectoryError, FeedEntry, FeedPage,
-    JobQuery, Notifier, NotifyOutcome, RepositoryError, RequestQuery, UserFilter, UserPage, UserRepository,
+    Backlog, CardQuery, CardRepository, CertificateQuery, ClaimRequest, Clock, CommitError, DirectoryError, FeedEntry,
+    FeedPage, JobQuery, Notifier, NotifyOutcome, RepositoryError, RequestQuery, UserFilter, UserPage, UserRepository,
 };
 use crate::{
     ApprovalRequest, Attempt, Card, CardId, CardState, Certificate, CertificateId, CertificateState, ChangeSet, Claim,
@@ -224,6 +224,17 @@ impl CardRepository for MemoryRepository {
             let ids = merged(states.map(|ids| ids.range(beyond(after)).copied()));
             ids.filter_map(|id| store.jobs.get(&id)).filter(matching).take(limit).cloned().collect()
         })
+    }
+
+    async fn backlog(&self, due_by: DateTime<Utc>, run: Option<RunId>) -> Result<Vec<Backlog>, RepositoryError> {
+        let store = self.store();
+        let mut counts = BTreeMap::new();
+        for job in store.unsettled_jobs.values().flatten().filter_map(|id| store.jobs.get(id)) {
+            if run.is_none() || job.run == run {
+                counts.entry(job.kind()).or_insert_with(|| Backlog::none(job.kind())).count(job, due_by);
+            }
+        }
+        Ok(counts.into_values().collect())
     }
 
     async fn claim(&self, request: &ClaimRequest) -> Result<Vec<Job>, RepositoryError> {

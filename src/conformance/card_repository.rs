@@ -9,14 +9,14 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use futures::future::BoxFuture;
 use serde_json::json;
 use uuid::Uuid;
 
 use super::{Kit, StoreFactory};
 use crate::host::{
-    CardQuery, CardRepository, CertificateQuery, ClaimRequest, Clock as _, CommitError, FeedPage, JobQuery,
+    Backlog, CardQuery, CardRepository, CertificateQuery, ClaimRequest, Clock as _, CommitError, FeedPage, JobQuery,
     RepositoryError, RequestQuery, SystemClock, TextPrefix,
 };
 use crate::{
@@ -42,6 +42,7 @@ clauses! {
     released_job_can_be_claimed_at_once,
     attempt_is_fenced,
     numbers_are_never_drawn_twice,
+    backlog_counts_what_is_open,
     history_is_in_order,
     feed_loses_nothing,
     stored_is_stored,
@@ -883,6 +884,47 @@ pub async fn numbers_are_never_drawn_twice(kit: &Kit<'_>) {
         Some((last, json!(last))),
         "{CLAUSE}: the record counts every draw"
     );
+}
+
+/// What is open and due is counted, and what is in doubt, whoever has claimed it.
+pub async fn backlog_counts_what_is_open(kit: &Kit<'_>) {
+    const CLAUSE: &str = "backlog_counts_what_is_open";
+    let (store, other) = (Store::open(kit, CLAUSE).await, Store::open(kit, CLAUSE).await);
+    let scene = Scene::new(kit);
+    let mut jobs = Vec::new();
+    for hour in -3..=3 {
+        for state in [JobState::Open, JobState::InDoubt, JobState::Done, JobState::Cancelled] {
+            for job in scene.jobs_of_every_kind(kit, CardId::new(kit.id())) {
+                let due = scene.at + TimeDelta::hours(hour);
+                // Of each kind another number.
+                if job.kind() as i64 + hour >= 0 {
+                    jobs.push(Job { id: JobId::new(kit.id()), state, due, ..job });
+                }
+            }
+        }
+    }
+    let strangers = Job { run: Some(RunId::new(kit.id())), due: scene.at, ..scene.job(kit, place_order()) };
+    store.commit(&ChangeSet { jobs: jobs.iter().cloned().chain([strangers]).collect(), ..ChangeSet::new() }).await;
+    store.claim(&scene.claim(kit, 7)).await;
+    for due_by in [scene.at, scene.at + TimeDelta::hours(2), scene.at - TimeDelta::days(1)] {
+        let mut expected: BTreeMap<JobKind, Backlog> = BTreeMap::new();
+        for job in &jobs {
+            expected.entry(job.kind()).or_insert_with(|| Backlog::none(job.kind())).count(job, due_by);
+        }
+        let mine: Vec<Backlog> = expected.into_values().collect();
+        assert_eq!(other.backlog(due_by, Some(scene.run)).await, mine, "{CLAUSE}: of one run, due by {due_by}");
+        let all = other.backlog(due_by, None).await;
+        for own in mine {
+            let is_in = all.iter().any(|all| {
+                all.kind == own.kind
+                    && all.due >= own.due
+                    && all.in_doubt >= own.in_doubt
+                    && (own.oldest_due.is_none() || all.oldest_due.is_some_and(|due| Some(due) <= own.oldest_due))
+            });
+            assert!(is_in, "{CLAUSE}: of all runs there is at least as much as of one, {own:?}, not {all:?}");
+        }
+    }
+    assert_eq!(other.backlog(scene.at, Some(RunId::new(kit.id()))).await, [], "{CLAUSE}: of a run that has nothing");
 }
 
 /// The entries of an object come in the order of its chain, page by page.
@@ -1761,6 +1803,14 @@ impl Store {
 
     async fn record_attempts(&self, attempts: &[(JobId, u64, Attempt)], lease: Duration) -> Vec<Job> {
         self.patient("record_attempts", || self.store.record_attempts(attempts, lease)).await
+    }
+
+    /// What is to be done, without kinds of which there is nothing.
+    async fn backlog(&self, due_by: DateTime<Utc>, run: Option<RunId>) -> Vec<Backlog> {
+        let mut counts = self.patient("backlog", || self.store.backlog(due_by, run)).await;
+        assert!(counts.is_sorted_by_key(|counted| counted.kind), "{}: kinds must be in order", self.clause);
+        counts.retain(|counted| *counted != Backlog::none(counted.kind));
+        counts
     }
 
     async fn history(&self, object: &ObjectId, after: u64, limit: usize) -> Vec<HistoryEntry> {

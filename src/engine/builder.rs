@@ -281,6 +281,9 @@ pub struct EngineSettings {
     pub lease: Duration,
     /// How long after an order, and after each reading, its status is read again.
     pub poll_interval: Duration,
+    /// How long an order may stay without news before its status is read no more: it is then in doubt, and listed, until a
+    /// person has looked.
+    pub longest_silence: Duration,
     /// How long to wait after the first time that the bureau was unavailable; doubled each time, up to an hour.
     pub back_off: Duration,
     /// How long an order is held back whose user is not active any more.
@@ -291,8 +294,8 @@ pub struct EngineSettings {
 const SHORTEST_WAIT: Duration = Duration::from_secs(1);
 
 impl Default for EngineSettings {
-    /// Chunks of 1,000; 20 orders and 100 statuses a call; 10 cards and 50 certificates at once; calls of 30 s, 2 min for a card; leases of 5 min; statuses every 15 min; back-off
-    /// from 30 s; orders of inactive users looked at again after an hour.
+    /// Chunks of 1,000; 20 orders and 100 statuses a call; 10 cards and 50 certificates at once; calls of 30 s, 2 min for a card; leases of 5 min; statuses every 15 min, until
+    /// there was no news for 30 days; back-off from 30 s; orders of inactive users looked at again after an hour.
     fn default() -> Self {
         Self {
             chunk: 1000,
@@ -304,6 +307,7 @@ impl Default for EngineSettings {
             production_time_out: Duration::from_secs(120),
             lease: Duration::from_secs(300),
             poll_interval: Duration::from_secs(900),
+            longest_silence: Duration::from_secs(30 * 24 * 3600),
             back_off: Duration::from_secs(30),
             hold_back: Duration::from_secs(3600),
         }
@@ -368,6 +372,12 @@ impl EngineSettings {
     #[must_use]
     pub fn poll_interval(self, poll_interval: Duration) -> Self {
         Self { poll_interval: poll_interval.max(SHORTEST_WAIT), ..self }
+    }
+
+    /// The same with another time without news, after which the status of an order is read no more.
+    #[must_use]
+    pub fn longest_silence(self, longest_silence: Duration) -> Self {
+        Self { longest_silence, ..self }
     }
 
     /// The same with another time to wait after the bureau was unavailable for the first time; at least 1 s.

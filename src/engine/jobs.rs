@@ -23,7 +23,7 @@ use crate::host::{
 };
 use crate::id::{CardId, JobId, RunId, SymbolicName, UserId};
 use crate::job::{Attempt, Job, JobKind, JobState, Message, Task};
-use crate::process::order_job::ORDER_UNKNOWN;
+use crate::process::order_job::{ORDER_UNKNOWN, Polls};
 use crate::process::production::Applied;
 use crate::process::{Outcome, PlaceAnswer, ProductionAnswer, Refusal, RefusalCode, order_job, production};
 use crate::production_type::EMAIL;
@@ -517,6 +517,9 @@ impl Engine {
         for (job, status) in jobs.into_iter().zip(statuses) {
             let answer = match status {
                 StatusOutcome::Known(status) => Answer::Status(cleaned(status)),
+                StatusOutcome::NotFound if job.silent_since() < self.silent_by() => {
+                    Answer::JobDoubt { reason: format!("{ORDER_UNKNOWN}, since {}", job.silent_since()) }
+                }
                 StatusOutcome::NotFound => {
                     Answer::StatusLater { until: self.next_poll(), reason: ORDER_UNKNOWN.to_owned() }
                 }
@@ -775,7 +778,7 @@ impl Engine {
                 card,
                 status.clone(),
                 &self.rules.status_map,
-                self.next_poll(),
+                Polls { next: self.next_poll(), silent_by: self.silent_by() },
                 stamp,
             )
             .map(|(changes, outcome)| (changes, done(outcome))),
@@ -1024,6 +1027,11 @@ impl Engine {
 
     pub(super) fn next_poll(&self) -> DateTime<Utc> {
         self.now() + time_delta(self.settings.poll_interval)
+    }
+
+    /// An order without news since before then is not asked for any more.
+    fn silent_by(&self) -> DateTime<Utc> {
+        self.now() - time_delta(self.settings.longest_silence)
     }
 
     /// When to try again if the outside says for how long it wants to be left alone: it may change its mind within a day.

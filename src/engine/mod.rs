@@ -34,8 +34,8 @@ use crate::certificate::Certificate;
 use crate::error::{During as _, Error};
 use crate::history::{ChainKey, HistoryEntry, ObjectId, Stamp};
 use crate::host::{
-    AccessPolicy, CardPersonalizer, CardQuery, CardRepository, CertificateAuthority, CertificateQuery, Clock, Decision,
-    Entropy, FeedPage, GoCardsProvider, JobPerformer, JobQuery, Notifier, RequestQuery, UserRepository,
+    AccessPolicy, Backlog, CardPersonalizer, CardQuery, CardRepository, CertificateAuthority, CertificateQuery, Clock,
+    Decision, Entropy, FeedPage, GoCardsProvider, JobPerformer, JobQuery, Notifier, RequestQuery, UserRepository,
 };
 use crate::id::{CardId, CertificateId, JobId, RequestId, RunId, SymbolicName};
 use crate::job::{Job, JobState, Task};
@@ -99,6 +99,16 @@ impl Engine {
     /// The definitions of all processes, by symbolic name.
     pub fn definitions(&self) -> impl Iterator<Item = &ProcessDefinition> {
         self.registry.definitions()
+    }
+
+    /// The definition of a process of the background service.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn background(&self, process: &str) -> Result<&ProcessDefinition, crate::process::RegistryError> {
+        let definition = self.registry.process(process)?.definition();
+        if definition.is_background() {
+            return Ok(definition);
+        }
+        Err(crate::process::RegistryError::NotBackground { name: definition.name.clone() })
     }
 
     /// What the host has set.
@@ -200,6 +210,15 @@ impl Engine {
     /// [`Error::Store`].
     pub async fn jobs(&self, ids: &[JobId]) -> Result<Vec<Job>, Error> {
         self.repository.jobs(ids).await.during("reading jobs")
+    }
+
+    /// How much is to be done, by kind of jobs, and how much is in doubt; of this run, or of all. For figures that a host exports,
+    /// and to see how far the bureau is with a run.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub async fn backlog(&self, run: Option<RunId>) -> Result<Vec<Backlog>, Error> {
+        self.repository.backlog(self.now(), run).await.during("counting jobs")
     }
 
     /// What happened since a cursor, for a host that follows along. `None` begins at the beginning; keep the cursor of the
@@ -305,13 +324,19 @@ impl Engine {
     }
 
     /// The time now, to the microsecond, which is what stores keep.
-    fn now(&self) -> DateTime<Utc> {
+    pub(crate) fn now(&self) -> DateTime<Utc> {
         self.clock.now().trunc_subsecs(6)
     }
 
     /// The circumstances of a change that this engine makes now.
     fn stamp<'a>(&'a self, actor: &'a Actor, process: &'a SymbolicName, run: Option<RunId>) -> Stamp<'a> {
         Stamp { at: self.now(), actor: &actor.id, process, run, key: &self.key }
+    }
+
+    /// Waits, on the engine's clock.
+    #[cfg(feature = "tokio")]
+    pub(crate) async fn sleep(&self, duration: Duration) {
+        self.clock.sleep(duration).await;
     }
 
     /// An outside call with a time-out by the engine's clock; `None` if the time was up first.

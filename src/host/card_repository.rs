@@ -1,6 +1,8 @@
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::approval::{ApprovalRequest, RequestState};
@@ -40,6 +42,8 @@ use crate::job::{Attempt, Job, JobKind, JobState};
 ///   claimed with, too: who has lost a claim stores nothing. A job that is committed without a claim is released.
 /// - **`numbers_are_never_drawn_twice`**: of callers that raise the same record at once, one wins and the others get a
 ///   conflict.
+/// - **`backlog_counts_what_is_open`**: [`backlog`](Self::backlog) counts the open jobs that are due by the time given, claimed or
+///   not, and those in doubt, of each kind; and names the earliest due time among them.
 /// - **`history_is_in_order`**: [`history`](Self::history) gives the entries of one object in the order of its chain.
 /// - **`feed_loses_nothing`**: [`changes_since`](Self::changes_since) gives every entry once, entries of one object in
 ///   order; an entry never appears before a cursor that was already handed out.
@@ -47,7 +51,8 @@ use crate::job::{Attempt, Job, JobKind, JobState};
 ///
 /// # Not required
 /// Transactions over several calls; an order of [`cards`](Self::cards), [`jobs`](Self::jobs) and the like; storing
-/// objects that are in no change set; a feed in the order of commits across objects; retries (a run that meets a
+/// objects that are in no change set; a feed in the order of commits across objects, or one that shows an entry as soon as it is
+/// stored; keys, production types and search terms of more than 2,000 bytes; retries (a run that meets a
 /// failure is interrupted and can be continued; answers of the bureau are stored again and again). Texts hold no NUL: the library refuses it before it comes to a store.
 ///
 /// # Cancellation
@@ -55,6 +60,7 @@ use crate::job::{Attempt, Job, JobKind, JobState};
 ///
 /// After [`RepositoryError::OutcomeUnknown`], commit the same change set again, or read back. The engine commits it again: should the first have been
 /// stored, versions and reservations refuse the second, and the conflicts tell. Reading back is sure only once the first cannot take effect any more.
+/// A claim, a renewal, a release or an attempt of which the outcome is unknown is left alone: nothing is sent, and the lease ends.
 ///
 /// # Errors
 /// | situation | variant |
@@ -140,6 +146,25 @@ pub trait CardRepository: Send + Sync + 'static {
         lease: Duration,
     ) -> Result<Vec<Job>, RepositoryError>;
 
+    /// How much is to be done, by kind, in the order of kinds; of this run, or of all. A kind of which nothing is due or in doubt
+    /// may be left out.
+    ///
+    /// As it stands here it reads every open job. A store with many overrides it with a count.
+    async fn backlog(&self, due_by: DateTime<Utc>, run: Option<RunId>) -> Result<Vec<Backlog>, RepositoryError> {
+        let query = JobQuery { states: vec![JobState::Open, JobState::InDoubt], ..JobQuery::default() };
+        let mut counts = BTreeMap::new();
+        let mut after = None;
+        loop {
+            let page = self.job_page(&query, after, 1000).await?;
+            let Some(last) = page.last() else { break };
+            after = Some(last.id);
+            for job in page.iter().filter(|job| run.is_none() || job.run == run) {
+                counts.entry(job.kind()).or_insert_with(|| Backlog::none(job.kind())).count(job, due_by);
+            }
+        }
+        Ok(counts.into_values().collect())
+    }
+
     /// Up to `limit` history entries of an object, after the sequence given.
     async fn history(&self, object: &ObjectId, after: u64, limit: usize) -> Result<Vec<HistoryEntry>, RepositoryError>;
 
@@ -164,6 +189,7 @@ forward!(CardRepository {
     async fn renew(&self, jobs: &[(JobId, u64)], lease: Duration) -> Result<Vec<JobId>, RepositoryError>;
     async fn release(&self, jobs: &[(JobId, u64)]) -> Result<(), RepositoryError>;
     async fn record_attempts(&self, attempts: &[(JobId, u64, Attempt)], lease: Duration) -> Result<Vec<Job>, RepositoryError>;
+    async fn backlog(&self, due_by: DateTime<Utc>, run: Option<RunId>) -> Result<Vec<Backlog>, RepositoryError>;
     async fn history(&self, object: &ObjectId, after: u64, limit: usize) -> Result<Vec<HistoryEntry>, RepositoryError>;
     async fn changes_since(&self, cursor: Option<&str>, limit: usize) -> Result<FeedPage, RepositoryError>;
 });
@@ -306,6 +332,38 @@ impl ClaimRequest {
             && (self.kinds.is_empty() || self.kinds.contains(&job.kind()))
             && (self.ids.is_empty() || self.ids.contains(&job.id))
             && self.run.is_none_or(|run| job.run == Some(run))
+    }
+}
+
+/// How much there is to be done of one kind of jobs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Backlog {
+    /// The kind.
+    pub kind: JobKind,
+    /// How many are open and due.
+    pub due: u64,
+    /// When the first of those was due.
+    pub oldest_due: Option<DateTime<Utc>>,
+    /// How many are in doubt.
+    pub in_doubt: u64,
+}
+
+impl Backlog {
+    /// Nothing of this kind.
+    pub const fn none(kind: JobKind) -> Self {
+        Self { kind, due: 0, oldest_due: None, in_doubt: 0 }
+    }
+
+    /// Counts one more job of this kind.
+    pub fn count(&mut self, job: &Job, due_by: DateTime<Utc>) {
+        match job.state {
+            JobState::Open if job.due <= due_by => {
+                self.due += 1;
+                self.oldest_due = Some(self.oldest_due.map_or(job.due, |oldest| oldest.min(job.due)));
+            }
+            JobState::InDoubt => self.in_doubt += 1,
+            _ => {}
+        }
     }
 }
 

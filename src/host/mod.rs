@@ -80,7 +80,7 @@ pub use card_personalizer::{
     Prepared,
 };
 pub use card_repository::{
-    CardQuery, CardRepository, CertificateQuery, ClaimRequest, CommitError, FeedEntry, FeedPage, JobQuery,
+    Backlog, CardQuery, CardRepository, CertificateQuery, ClaimRequest, CommitError, FeedEntry, FeedPage, JobQuery,
     RepositoryError, RequestQuery, TextPrefix,
 };
 pub use certificate_authority::{

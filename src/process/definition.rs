@@ -74,6 +74,11 @@ impl ProcessDefinition {
         }
     }
 
+    /// Whether the background service runs it by itself.
+    pub fn is_background(&self) -> bool {
+        self.component == Component::Background && self.start_point == StartPoint::Schedule
+    }
+
     /// For whom it is and where it is offered.
     #[must_use]
     pub fn offered(self, component: Component, start_point: StartPoint) -> Self {

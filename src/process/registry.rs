@@ -173,6 +173,12 @@ pub enum RegistryError {
         /// The nearest known name.
         nearest: Option<SymbolicName>,
     },
+    /// A worker was to run a process that is not offered to the background service.
+    #[error("{name} is not offered to the background service on a schedule: people start it")]
+    NotBackground {
+        /// The process.
+        name: SymbolicName,
+    },
 }
 
 fn standard_processes() -> Vec<Arc<dyn Process>> {

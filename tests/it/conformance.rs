@@ -5,21 +5,24 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use cardwright::adapters::memory::{ManualClock, MemoryRepository, MemoryUsers, RecordingNotifier};
+use cardwright::adapters::postgres::PostgresRepository;
 use cardwright::adapters::sqlite::{SqliteOptions, SqliteRepository};
 use cardwright::conformance::card_repository::{check, check_all, clauses};
 use cardwright::conformance::{Call, Kit, StoreFactory, block_on, on_threads};
 use cardwright::host::{
-    CardQuery, CardRepository, CertificateQuery, ClaimRequest, Clock, CommitError, FeedPage, JobQuery, Notifier,
-    NotifyOutcome, RepositoryError, RequestQuery, TextPrefix, UserFilter, UserRepository,
+    Backlog, CardQuery, CardRepository, CertificateQuery, ClaimRequest, Clock, CommitError, FeedPage, JobQuery,
+    Notifier, NotifyOutcome, RepositoryError, RequestQuery, TextPrefix, UserFilter, UserRepository,
 };
 use cardwright::{
     ActorId, ApprovalRequest, Attempt, Card, CardId, CardKind, CardState, Certificate, CertificateId, ChainKey,
-    ChangeSet, Conflict, HistoryEntry, Job, JobId, ObjectId, Record, RequestId, Reservation, Route, RunId, Stamp,
-    StateAtCa, StoredId, SymbolicName, Task, User, UserId, UserState, Why, fold,
+    ChangeSet, Conflict, HistoryEntry, Job, JobId, JobState, ObjectId, Record, RequestId, Reservation, Route, RunId,
+    Stamp, StateAtCa, StoredId, SymbolicName, Task, User, UserId, UserState, Why, fold,
 };
+use chrono::{DateTime, Utc};
 use futures::future::{FutureExt as _, join_all};
 use uuid::Uuid;
 
+use crate::database::{Database, runtime};
 use crate::kits::{assert_all_shown, assert_caught};
 
 #[test]
@@ -38,6 +41,27 @@ fn sqlite_keeps_every_clause() {
     for clause in clauses() {
         block_on(check(&kit, clause));
     }
+}
+
+#[test]
+fn postgres_keeps_every_clause() {
+    let factory = PostgresFactory::new(|store| Arc::new(store));
+    let kit = Kit::new(&factory, Uuid::from_u128(1));
+    for clause in clauses() {
+        runtime().block_on(check(&kit, clause));
+    }
+}
+
+#[test]
+fn postgres_keeps_every_clause_behind_arc_and_box_on_a_shared_database() {
+    let factory = PostgresFactory::new(|store| Arc::new(Arc::new(store)));
+    runtime().block_on(check_all(&Kit::new(&factory, Uuid::from_u128(1))));
+    let wrap: WrapPostgres = |store| {
+        let store: Box<dyn CardRepository> = Box::new(store);
+        Arc::new(store)
+    };
+    let factory = PostgresFactory { wrap, ..factory };
+    runtime().block_on(check_all(&Kit::new(&factory, Uuid::from_u128(2)).with_lease(Duration::from_secs(2))));
 }
 
 #[test]
@@ -99,6 +123,10 @@ fn every_broken_store_is_caught() {
         (Flaw::ReleasesAnyVersion, "released_job_can_be_claimed_at_once"),
         (Flaw::ReleasesNothing, "released_job_can_be_claimed_at_once"),
         (Flaw::AttemptsAreNotFenced, "attempt_is_fenced"),
+        (Flaw::CountsWhatIsNotDue, "backlog_counts_what_is_open"),
+        (Flaw::CountsOtherRuns, "backlog_counts_what_is_open"),
+        (Flaw::CountsNoDoubts, "backlog_counts_what_is_open"),
+        (Flaw::CountsNothingThatIsClaimed, "backlog_counts_what_is_open"),
         (Flaw::HistoryIsBackwards, "history_is_in_order"),
         (Flaw::CertificatesHaveNoHistory, "history_is_in_order"),
         (Flaw::FeedSkips, "feed_loses_nothing"),
@@ -342,6 +370,40 @@ impl StoreFactory for SqliteFactory {
     }
 }
 
+type WrapPostgres = fn(PostgresRepository) -> Arc<dyn CardRepository>;
+
+/// One schema; every handle has a pool of its own.
+struct PostgresFactory {
+    database: Database,
+    wrap: WrapPostgres,
+}
+
+impl PostgresFactory {
+    fn new(wrap: WrapPostgres) -> Self {
+        Self { database: Database::new(), wrap }
+    }
+}
+
+#[async_trait]
+impl StoreFactory for PostgresFactory {
+    async fn open(&self) -> Arc<dyn CardRepository> {
+        (self.wrap)(self.database.store())
+    }
+
+    async fn pass_time(&self, duration: Duration) {
+        self.database.pass_time(duration).await;
+    }
+
+    async fn at_once(&self, calls: Vec<Call>) {
+        let running: Vec<_> = calls.into_iter().map(tokio::spawn).collect();
+        for call in running {
+            if let Err(error) = call.await {
+                std::panic::resume_unwind(error.into_panic());
+            }
+        }
+    }
+}
+
 /// What a store does wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Flaw {
@@ -371,6 +433,10 @@ enum Flaw {
     ReleasesAnyVersion,
     ReleasesNothing,
     AttemptsAreNotFenced,
+    CountsWhatIsNotDue,
+    CountsOtherRuns,
+    CountsNoDoubts,
+    CountsNothingThatIsClaimed,
     HistoryIsBackwards,
     CertificatesHaveNoHistory,
     FeedSkips,
@@ -597,6 +663,22 @@ impl CardRepository for Broken {
 
     async fn jobs(&self, ids: &[JobId]) -> Result<Vec<Job>, RepositoryError> {
         self.store.jobs(ids).await
+    }
+
+    async fn backlog(&self, due_by: DateTime<Utc>, run: Option<RunId>) -> Result<Vec<Backlog>, RepositoryError> {
+        let due_by = if self.has(Flaw::CountsWhatIsNotDue) { DateTime::<Utc>::MAX_UTC } else { due_by };
+        let mut counts = self.store.backlog(due_by, run.filter(|_| !self.has(Flaw::CountsOtherRuns))).await?;
+        if self.has(Flaw::CountsNoDoubts) {
+            counts.iter_mut().for_each(|counted| counted.in_doubt = 0);
+        }
+        if self.has(Flaw::CountsNothingThatIsClaimed) {
+            let open = JobQuery { states: vec![JobState::Open], ..JobQuery::default() };
+            for job in self.store.job_page(&open, None, 10_000).await?.iter().filter(|job| job.claim.is_some()) {
+                let counted = counts.iter_mut().find(|counted| counted.kind == job.kind() && counted.due > 0);
+                counted.into_iter().for_each(|counted| counted.due -= 1);
+            }
+        }
+        Ok(counts)
     }
 
     async fn job_page(

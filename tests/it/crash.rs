@@ -23,6 +23,7 @@ use chrono::TimeDelta;
 use futures::executor::block_on;
 use tempfile::TempDir;
 
+use crate::database::{Simulated, runtime};
 use crate::eavesdropping::{Eavesdropper, Log, Seeded};
 use crate::gate::{Death, Gate, Gated, Passed};
 use crate::invariants::{AT_EVERY_STEP, Crash, Evidence, ONCE_RECOVERED, Ran, broken};
@@ -446,6 +447,16 @@ enum Store {
     Memory(MemoryRepository),
     /// In a file, which is closed whenever a worker dies.
     File(TempDir),
+    /// In a database, to which every worker has a pool of its own.
+    Database(Box<Simulated>),
+}
+
+/// Where the store is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    Memory,
+    File,
+    Database,
 }
 
 /// One engine on the world.
@@ -455,7 +466,7 @@ struct Worker {
 }
 
 impl World {
-    fn new(in_a_file: bool) -> Self {
+    fn new(place: Place) -> Self {
         let clock = clock();
         let time = || Arc::new(clock.clone());
         let machine = SimulatedPersonalizer::new(7, time()).behaving(PersonalizerBehaviour::calm());
@@ -463,10 +474,10 @@ impl World {
             gate: Gate::default(),
             log: Log::default(),
             runs: Arc::default(),
-            store: if in_a_file {
-                Store::File(tempfile::tempdir().expect("a folder"))
-            } else {
-                Store::Memory(MemoryRepository::new(time()))
+            store: match place {
+                Place::Memory => Store::Memory(MemoryRepository::new(time())),
+                Place::File => Store::File(tempfile::tempdir().expect("a folder")),
+                Place::Database => Store::Database(Box::new(Simulated::new(clock.clone()))),
             },
             bureau: SimulatedBureau::new(7, time()).behaving(BureauBehaviour::calm()),
             ca: SimulatedCa::new(7, time()).behaving(CaBehaviour::calm()),
@@ -487,6 +498,7 @@ impl World {
                 let options = SqliteOptions::new(Arc::new(self.clock.clone()));
                 Arc::new(SqliteRepository::open_with(path, options).expect("the file opens"))
             }
+            Store::Database(database) => Arc::new(database.store()),
         };
         let settings = EngineSettings::new().chunk(CHUNK).orders_per_call(AT_ONCE).statuses_per_call(AT_ONCE);
         let settings = settings.cards_at_once(AT_ONCE).certificates_at_once(AT_ONCE);
@@ -525,6 +537,9 @@ impl World {
                 ("the log", self.log.text()),
                 ("an engine", format!("{:?}", worker.office.engine)),
             ];
+            if let Store::Database(database) = &self.store {
+                evidence.texts.push(("the database", database.text()));
+            }
             if let Store::File(folder) = &self.store {
                 for file in std::fs::read_dir(folder.path()).expect("the folder can be read") {
                     let bytes = std::fs::read(file.expect("it is there").path()).expect("files can be read");
@@ -617,8 +632,8 @@ struct Tried {
 }
 
 /// Lets a worker do it and perhaps die, another finish it, and all recover; `Err` says what was wrong on the way.
-fn try_it(scenario: &Scenario, in_a_file: bool, death: Death) -> Result<Tried, Vec<String>> {
-    let world = World::new(in_a_file);
+fn try_it(scenario: &Scenario, place: Place, death: Death) -> Result<Tried, Vec<String>> {
+    let world = World::new(place);
     world.log.clone().while_listening(|| {
         let worker = world.worker();
         let act = (scenario.prepare)(&worker.office);
@@ -665,10 +680,9 @@ pub(crate) fn being_tried(evidence: &Evidence) -> impl Iterator<Item = JobId> {
 }
 
 /// Lets a worker die at each of these points; how many there were. What went wrong is told for all of them.
-fn die_at(scenario: &Scenario, in_a_file: bool, points: impl Fn(&Passed) -> Vec<Death>) -> Result<usize, String> {
+fn die_at(scenario: &Scenario, place: Place, points: impl Fn(&Passed) -> Vec<Death>) -> Result<usize, String> {
     let name = scenario.name;
-    let calm =
-        try_it(scenario, in_a_file, Death::NEVER).map_err(|problems| format!("{name}: {}", problems.join("; ")))?;
+    let calm = try_it(scenario, place, Death::NEVER).map_err(|problems| format!("{name}: {}", problems.join("; ")))?;
     let wanted = calm.evidence.end_state();
     let refused = calm.evidence.runs.iter().take(1).find(|ran| ran.report.refused_in_all() > 0);
     assert!(refused.is_none(), "{name}: it does something: {refused:?}");
@@ -678,7 +692,7 @@ fn die_at(scenario: &Scenario, in_a_file: bool, points: impl Fn(&Passed) -> Vec<
     let mut problems = Vec::new();
     let mut doubts = 0;
     for death in &points {
-        let problem = match try_it(scenario, in_a_file, *death) {
+        let problem = match try_it(scenario, place, *death) {
             Ok(tried) => {
                 doubts += tried.evidence.doubts().len();
                 different(scenario, &wanted, &tried)
@@ -726,11 +740,11 @@ fn at_every_wait(passed: &Passed) -> Vec<Death> {
 }
 
 /// Goes through scenarios and tells of all that fail.
-fn die_in<'a>(scenarios: impl Iterator<Item = &'a Scenario>, in_a_file: bool, points: impl Fn(&Passed) -> Vec<Death>) {
+fn die_in<'a>(scenarios: impl Iterator<Item = &'a Scenario>, place: Place, points: impl Fn(&Passed) -> Vec<Death>) {
     let (mut tried, mut count, mut problems) = (0, 0, Vec::new());
     for scenario in scenarios {
         tried += 1;
-        match die_at(scenario, in_a_file, &points) {
+        match die_at(scenario, place, &points) {
             Ok(points) => count += points,
             Err(problem) => problems.push(problem),
         }
@@ -754,39 +768,50 @@ pub(crate) fn seed() -> u64 {
 
 #[test]
 fn worker_that_dies_at_any_call_loses_nothing_and_does_nothing_twice() {
-    die_in(SCENARIOS.iter(), false, at_every_call);
+    die_in(SCENARIOS.iter(), Place::Memory, at_every_call);
 }
 
 #[test]
 fn work_that_is_dropped_wherever_it_waits_loses_nothing_and_does_nothing_twice() {
-    die_in(SCENARIOS.iter(), false, at_every_wait);
+    die_in(SCENARIOS.iter(), Place::Memory, at_every_wait);
 }
 
 #[test]
 fn worker_that_dies_while_it_orders_or_issues_leaves_a_file_that_another_opens() {
-    die_in(SCENARIOS.iter().filter(|scenario| is_thorough(scenario)), true, at_every_call);
+    die_in(SCENARIOS.iter().filter(|scenario| is_thorough(scenario)), Place::File, at_every_call);
 }
 
 #[test]
 fn worker_that_dies_at_some_call_leaves_a_file_that_another_opens() {
-    let points = std::env::var("CARDWRIGHT_POINTS").ok().and_then(|points| points.parse().ok()).unwrap_or(2);
+    die_in(SCENARIOS.iter().filter(|scenario| !is_thorough(scenario)), Place::File, at_some_calls(2));
+}
+
+#[test]
+fn worker_that_dies_at_some_call_leaves_a_database_that_another_opens() {
+    let _entered = runtime().enter();
+    die_in(SCENARIOS.iter(), Place::Database, at_some_calls(1));
+}
+
+/// So many drawn points, or as many as the environment variable CARDWRIGHT_POINTS says.
+fn at_some_calls(points: usize) -> impl Fn(&Passed) -> Vec<Death> {
+    let points = std::env::var("CARDWRIGHT_POINTS").ok().and_then(|points| points.parse().ok()).unwrap_or(points);
     let random = Seeded::new(seed());
-    let some = |passed: &Passed| -> Vec<Death> {
+    move |passed| {
         let all = at_every_call(passed);
         let most = all.len() as u64;
         (0..points).filter_map(|_| all.get(usize::try_from(random.next() % most).ok()?).copied()).collect()
-    };
-    die_in(SCENARIOS.iter().filter(|scenario| !is_thorough(scenario)), true, some);
+    }
 }
 
 #[test]
 fn every_process_that_comes_with_the_library_has_a_scenario() {
-    let world = World::new(false);
+    let world = World::new(Place::Memory);
     let processes: BTreeSet<String> =
         world.worker().office.engine.definitions().map(|definition| definition.name.to_string()).collect();
-    let tried = SCENARIOS.iter().filter_map(|scenario| match (scenario.prepare)(&World::new(false).worker().office) {
-        Act::Run(process, ..) => Some(process.to_owned()),
-        Act::SetOptions(..) | Act::Enable(..) | Act::Disable(..) => None,
-    });
+    let tried =
+        SCENARIOS.iter().filter_map(|scenario| match (scenario.prepare)(&World::new(Place::Memory).worker().office) {
+            Act::Run(process, ..) => Some(process.to_owned()),
+            Act::SetOptions(..) | Act::Enable(..) | Act::Disable(..) => None,
+        });
     assert_eq!(tried.collect::<BTreeSet<_>>(), processes);
 }

@@ -118,7 +118,33 @@ enum Knowledge {
 impl Evidence {
     /// Looks at everything there is around an office and its store.
     pub(crate) fn of(office: &Office, store: &dyn CardRepository) -> Self {
-        const ALL: usize = 100_000;
+        Self::with(office, store, async |evidence| {
+            let objects: BTreeSet<ObjectId> =
+                evidence.feed.iter().map(|entry| entry.object.clone()).chain(evidence.objects()).collect();
+            for object in objects {
+                let entries = office.engine.history(&object).await?;
+                evidence.histories.insert(object, entries);
+            }
+            Ok(())
+        })
+    }
+
+    /// The same of an office with many cards: histories are taken from the feed.
+    pub(crate) fn of_many(office: &Office, store: &dyn CardRepository) -> Self {
+        Self::with(office, store, async |evidence| {
+            for entry in &evidence.feed {
+                evidence.histories.entry(entry.object.clone()).or_default().push(entry.clone());
+            }
+            Ok(())
+        })
+    }
+
+    fn with(
+        office: &Office,
+        store: &dyn CardRepository,
+        histories: impl AsyncFnOnce(&mut Self) -> Result<(), cardwright::Error>,
+    ) -> Self {
+        const ALL: usize = 1_000_000;
         let engine = &office.engine;
         let read = async {
             let mut evidence = Self {
@@ -133,12 +159,7 @@ impl Evidence {
                 mail: office.mail.sent(),
                 ..Self::default()
             };
-            let objects: BTreeSet<ObjectId> =
-                evidence.feed.iter().map(|entry| entry.object.clone()).chain(evidence.objects()).collect();
-            for object in objects {
-                let entries = engine.history(&object).await?;
-                evidence.histories.insert(object, entries);
-            }
+            histories(&mut evidence).await?;
             let flags = [ORDER_APPROVAL, REQUEST_APPROVAL, MULTIPLE_CARDS, MULTIPLE_ACTIVE];
             let options = engine.options().await?.resolve(&flags.map(|flag| flag.name()), &Subject::new(None, None));
             let options = options.expect("these options are no functions");
@@ -161,6 +182,55 @@ impl Evidence {
         let people = [operator(), approver(), administrator()];
         evidence.people = people.into_iter().filter_map(|actor| Some((actor.id, actor.person?))).collect();
         evidence
+    }
+
+    /// The same in parts of so many cards, each with what is about them: some checks hold everything against everything. What is
+    /// about no card is in the first part.
+    pub(crate) fn parts(self, size: usize) -> Vec<Self> {
+        let of_card: BTreeMap<CardId, usize> =
+            self.cards.iter().enumerate().map(|(place, card)| (card.id, place / size)).collect();
+        let of_job: BTreeMap<JobId, usize> =
+            self.jobs.iter().filter_map(|job| Some((job.id, *of_card.get(&job.card?)?))).collect();
+        let part_of = |object: &ObjectId| match object {
+            ObjectId::Card(card) => of_card.get(card).copied().unwrap_or_default(),
+            _ => 0,
+        };
+        let part_of_job = |job: Option<JobId>| job.and_then(|job| of_job.get(&job).copied()).unwrap_or_default();
+        let common = || Self {
+            people: self.people.clone(),
+            house: self.house,
+            crash: self.crash.clone(),
+            most_attempts: self.most_attempts,
+            recovered_in: self.recovered_in,
+            ..Self::default()
+        };
+        let mut parts: Vec<Self> = (0..=self.cards.len() / size).map(|_| common()).collect();
+        for card in self.cards {
+            parts[of_card[&card.id]].cards.push(card);
+        }
+        for job in self.jobs {
+            parts[part_of_job(Some(job.id))].jobs.push(job);
+        }
+        for entry in self.feed {
+            parts[part_of(&entry.object)].feed.push(entry);
+        }
+        for (object, entries) in self.histories {
+            parts[part_of(&object)].histories.insert(object, entries);
+        }
+        for held in self.held {
+            let card = held.owner.parse().ok().and_then(|card| of_card.get(&card).copied());
+            parts[card.unwrap_or_default()].held.push(held);
+        }
+        for message in self.mail {
+            parts[part_of_job(Some(JobId::new(message.id.uuid())))].mail.push(message);
+        }
+        for entry in self.bureau {
+            let job = entry.reference.rsplit_once('-').and_then(|(job, _)| job.parse().ok());
+            parts[part_of_job(job)].bureau.push(entry);
+        }
+        let others = (self.certificates, self.requests, self.records, self.ca, self.machine);
+        (parts[0].certificates, parts[0].requests, parts[0].records, parts[0].ca, parts[0].machine) = others;
+        parts
     }
 
     /// The evidence as text, to be searched for what should not be in it.

@@ -1,5 +1,5 @@
-//! Processes that are killed at random moments (SIGKILL): a worker on an SQLite file, and the outside with its own books behind a
-//! socket. Both are started again; in the end all must recover, and nothing may be lost or done twice.
+//! Processes that are killed at random moments (SIGKILL): a worker on an SQLite file or in PostgreSQL, and the outside with its own
+//! books behind a socket. Both are started again; in the end all must recover, and nothing may be lost or done twice.
 //!
 //! `CARDWRIGHT_SEED` gives the moments again, `CARDWRIGHT_KILLS` how many there are.
 
@@ -15,8 +15,10 @@ use std::{env, thread};
 use async_trait::async_trait;
 use cardwright::adapters::memory::{MemoryUsers, RecordingNotifier};
 use cardwright::adapters::simulator::SimulatedClock;
-use cardwright::adapters::sqlite::{SqliteOptions, SqliteRepository};
-use cardwright::host::{AllowAll, CardQuery, Clock as _, JobQuery, Notifier, NotifyOutcome, SystemClock};
+use cardwright::adapters::sqlite::SqliteRepository;
+use cardwright::host::{
+    AllowAll, CardQuery, CardRepository, Clock as _, JobQuery, Notifier, NotifyOutcome, SystemClock,
+};
 use cardwright::process::{Answer, ItemId};
 use cardwright::{CardState, Engine, EngineSettings, HistoryEntry, JobId, JobKind, JobState, Message, ObjectId, Run};
 use chrono::TimeDelta;
@@ -25,6 +27,7 @@ use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 
 use crate::crash::{being_tried, seed};
+use crate::database::{Database, runtime};
 use crate::eavesdropping::Seeded;
 use crate::invariants::{AT_EVERY_STEP, Crash, Evidence, ONCE_RECOVERED, Ran, broken};
 use crate::office::{
@@ -80,7 +83,7 @@ struct Worker {
 }
 
 /// A notifier that writes down what it sends.
-struct Mail(PathBuf);
+pub(crate) struct Mail(pub(crate) PathBuf);
 
 #[async_trait]
 impl Notifier for Mail {
@@ -91,7 +94,7 @@ impl Notifier for Mail {
 }
 
 impl Worker {
-    fn new(folder: &Path, variant: Variant, thorough: bool) -> Self {
+    fn new(folder: &Path, variant: Variant, store: Arc<dyn CardRepository>, thorough: bool) -> Self {
         for name in ["shown", "mail", "unanswered"] {
             open_lines(&folder.join(name));
         }
@@ -101,7 +104,7 @@ impl Worker {
         let settings = settings.certificates_at_once(AT_ONCE).statuses_per_call(20);
         let settings = settings.call_time_out(CALL_TIME_OUT).production_time_out(CALL_TIME_OUT).lease(second);
         let engine = Engine::builder()
-            .repository(SqliteRepository::open(folder.join("office.db")).expect("the file opens"))
+            .repository(store)
             .users(MemoryUsers::new(people().map(person)))
             .bureau(line.clone())
             .certificate_authority(line.clone())
@@ -206,46 +209,71 @@ const TASK: &str = "CARDWRIGHT_KILLED_TASK";
 const FOLDER: &str = "CARDWRIGHT_KILLED_FOLDER";
 const VARIANT: &str = "CARDWRIGHT_KILLED_VARIANT";
 const FAULTS: &str = "CARDWRIGHT_KILLED_FAULTS";
+const SCHEMA: &str = "CARDWRIGHT_KILLED_SCHEMA";
 
 /// What the other processes do. Without a task it is none of them, and has nothing to do.
 #[test]
 fn other_process() {
     let (Ok(task), Some(folder)) = (env::var(TASK), env::var_os(FOLDER).map(PathBuf::from)) else { return };
-    // Neither outlives the one who started it, nor stays for ever.
-    thread::spawn(|| {
-        let _ = io::stdin().read_to_end(&mut Vec::new());
-        exit(3)
-    });
-    thread::spawn(|| {
-        thread::sleep(2 * DEADLINE);
-        exit(4)
-    });
+    end_with_parent(2 * DEADLINE);
     let variant = Variant::ALL.into_iter().find(|variant| env::var(VARIANT).as_deref() == Ok(variant.name()));
     let variant = variant.expect("it is said what the outside can do");
+    let _entered = runtime().enter();
+    let store = || -> Arc<dyn CardRepository> {
+        match env::var(SCHEMA) {
+            Ok(schema) => Arc::new(worker_of(&Database::named(&schema)).store()),
+            Err(_) => Arc::new(SqliteRepository::open(folder.join("office.db")).expect("the file opens")),
+        }
+    };
     match task.as_str() {
         "outside" => serve(&folder, variant, env::var(FAULTS).ok().and_then(|seed| seed.parse().ok())),
-        "work" => Worker::new(&folder, variant, false).work(),
-        "end the work" => Worker::new(&folder, variant, true).work(),
+        "work" => Worker::new(&folder, variant, store(), false).work(),
+        "end the work" => Worker::new(&folder, variant, store(), true).work(),
         other => panic!("no task {other}"),
     }
 }
 
+/// Neither outlives the one who started it, nor stays for ever.
+pub(crate) fn end_with_parent(at_most: Duration) {
+    thread::spawn(|| {
+        let _ = io::stdin().read_to_end(&mut Vec::new());
+        exit(3)
+    });
+    thread::spawn(move || {
+        thread::sleep(at_most);
+        exit(4)
+    });
+}
+
+/// The same under the name by which workers are known to the server.
+fn worker_of(database: &Database) -> Database {
+    let mut worker = Database::named(database.schema.as_str());
+    worker.options = worker.options.application_name(&format!("{}_worker", database.schema));
+    worker
+}
+
 /// Another process, which is gone when this is dropped.
-struct Process(Child);
+pub(crate) struct Process(pub(crate) Child);
 
 impl Process {
-    fn start(task: &str, folder: &Path, variant: Variant, faults: Option<u64>) -> Self {
+    fn start(task: &str, folder: &Path, variant: Variant, database: Option<&Database>, faults: Option<u64>) -> Self {
         let mut command = Command::new(env::current_exe().expect("a test knows where it is"));
         command.args(["--exact", "killed::other_process", "--nocapture"]);
         command.env(TASK, task).env(FOLDER, folder).env(VARIANT, variant.name()).env_remove(FAULTS);
         command.envs(faults.map(|seed| (FAULTS, seed.to_string())));
+        command.env_remove(SCHEMA).envs(database.map(|database| (SCHEMA, database.schema.as_str())));
+        Self::spawn(command, folder)
+    }
+
+    /// What it says goes into the log of the folder.
+    pub(crate) fn spawn(mut command: Command, folder: &Path) -> Self {
         let log = || fs::OpenOptions::new().create(true).append(true).open(folder.join("log")).expect("a log");
         command.stdin(Stdio::piped()).stdout(log()).stderr(log());
         Self(command.spawn().expect("it starts"))
     }
 
     /// Whether it still ran.
-    fn kill(&mut self) -> bool {
+    pub(crate) fn kill(&mut self) -> bool {
         let ran = self.0.try_wait().expect("it can be asked").is_none();
         self.0.kill().expect("it is ours");
         self.0.wait().expect("it ends");
@@ -262,9 +290,10 @@ impl Drop for Process {
 
 // ---- a round ---------------------------------------------------------------------------------------------------------------
 
-/// One file, with everything around it.
+/// One file or database, with everything around it.
 struct Round {
     folder: TempDir,
+    database: Option<Database>,
     variant: Variant,
     random: Seeded,
     outside: Option<Process>,
@@ -296,10 +325,11 @@ impl Totals {
 const KILLS: &str = "kills of the worker";
 
 impl Round {
-    fn new(variant: Variant, random: Seeded) -> Self {
+    fn new(variant: Variant, database: Option<Database>, random: Seeded) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let mut round = Self {
             folder,
+            database,
             variant,
             random,
             outside: None,
@@ -318,10 +348,12 @@ impl Round {
         self.folder.path()
     }
 
-    /// An office on such a file, to look at it, with everything outside as its books say.
-    fn office(&self, file: &Path) -> (Office, SqliteRepository, Books) {
-        let store =
-            SqliteRepository::open_with(file, SqliteOptions::new(Arc::new(SystemClock))).expect("the file opens");
+    /// An office on such a file, or on the database, to look at it, with everything outside as its books say.
+    fn office(&self, file: &Path) -> (Office, Arc<dyn CardRepository>, Books) {
+        let store: Arc<dyn CardRepository> = match &self.database {
+            Some(database) => Arc::new(database.store()),
+            None => Arc::new(SqliteRepository::open(file).expect("the file opens")),
+        };
         let users = MemoryUsers::new(people().map(person));
         let clock = SimulatedClock::new(SystemClock.now());
         let books = Books::read(self.path(), self.variant);
@@ -329,7 +361,7 @@ impl Round {
         for message in lines::<Message>(&self.path().join("mail")) {
             block_on(mail.send(&message));
         }
-        let office = Office::on(store.clone(), clock, |builder| builder.users(users.clone()));
+        let office = Office::on(Arc::clone(&store), clock, |builder| builder.users(users.clone()));
         let (bureau, ca, personalizer) = (books.bureau.clone(), books.ca.clone(), books.machine.clone());
         (Office { bureau, ca, personalizer, users, mail, ..office }, store, books)
     }
@@ -338,7 +370,7 @@ impl Round {
         self.outside = None;
         let _ = fs::remove_file(self.path().join("port"));
         let faults = faulty.then(|| self.random.next());
-        self.outside = Some(Process::start("outside", self.path(), self.variant, faults));
+        self.outside = Some(Process::start("outside", self.path(), self.variant, None, faults));
         let begun = Instant::now();
         while !self.path().join("port").exists() {
             assert!(begun.elapsed() < DEADLINE, "the outside does not start: {}", self.log());
@@ -356,7 +388,7 @@ impl Round {
 
     /// Lets a worker work for some time, and kills it, and perhaps the outside before; whether it was not done before that.
     fn work_and_be_killed(&mut self) -> bool {
-        let mut worker = Process::start("work", self.path(), self.variant, None);
+        let mut worker = Process::start("work", self.path(), self.variant, self.database.as_ref(), None);
         thread::sleep(Duration::from_millis(30) + self.up_to(400));
         if self.random.next().is_multiple_of(3) {
             self.outside.as_mut().expect("it was started").kill();
@@ -380,14 +412,19 @@ impl Round {
         true
     }
 
-    /// Looks at a copy of the file, so that the next worker finds what the killed one left.
+    /// Looks at a copy of the file, so that the next worker finds what the killed one left; or into the database, once the server has
+    /// done what it still had from the killed one.
     fn look(&mut self) -> Evidence {
+        if let Some(database) = &self.database {
+            runtime().block_on(database.left_by(&worker_of(database).options));
+            runtime().block_on(database.is_followed());
+        }
         let copy = tempfile::tempdir().expect("a folder");
         for name in ["office.db", "office.db-wal"] {
             let _ = fs::copy(self.path().join(name), copy.path().join(name));
         }
         let (office, store, books) = self.office(&copy.path().join("office.db"));
-        let mut evidence = Evidence::of(&office, &store);
+        let mut evidence = Evidence::of(&office, store.as_ref());
         evidence.before = self.histories.clone();
         let mut starts: BTreeMap<String, Shown> = BTreeMap::new();
         for shown in lines::<Shown>(&self.path().join("shown")) {
@@ -403,6 +440,9 @@ impl Round {
             .filter(|path| path.file_name().is_some_and(|name| name != "books"))
             .map(|path| ("a file", String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned()))
             .collect();
+        evidence
+            .texts
+            .extend(self.database.iter().map(|database| ("the database", runtime().block_on(database.text()))));
         let unanswered = Line::unanswered(self.path());
         let unanswered: BTreeSet<JobId> = unanswered.iter().map(|job| job.parse().expect("a job")).collect();
         let tried: BTreeSet<JobId> =
@@ -420,7 +460,7 @@ impl Round {
     /// Lets a worker end its work undisturbed, and looks whether all is well.
     fn recover(&mut self) {
         self.start_the_outside(false);
-        let mut worker = Process::start("end the work", self.path(), self.variant, None);
+        let mut worker = Process::start("end the work", self.path(), self.variant, self.database.as_ref(), None);
         let begun = Instant::now();
         let status = loop {
             if let Some(status) = worker.0.try_wait().expect("it can be asked") {
@@ -454,7 +494,7 @@ impl Round {
 }
 
 /// The lines of a file, but for a last one that was cut.
-fn lines<T: for<'a> Deserialize<'a>>(path: &Path) -> Vec<T> {
+pub(crate) fn lines<T: for<'a> Deserialize<'a>>(path: &Path) -> Vec<T> {
     let text = fs::read_to_string(path).unwrap_or_default();
     let whole = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
     whole.map(|line| serde_json::from_str(line).expect("a line is written whole")).collect()
@@ -465,13 +505,21 @@ fn killed_processes_lose_nothing_and_do_nothing_twice() {
     let kills: usize = env::var("CARDWRIGHT_KILLS").ok().and_then(|kills| kills.parse().ok()).unwrap_or(10);
     let random = Seeded::new(seed());
     let mut totals = Totals::default();
+    let _entered = runtime().enter();
     for (number, variant) in (1..).zip(Variant::ALL.into_iter().cycle()) {
-        let mut round = Round::new(variant, Seeded::new(random.next()));
+        let database = (number % 2 == 0).then(Database::new);
+        let place = if database.is_some() { "in a database" } else { "in a file" };
+        let mut round = Round::new(variant, database, Seeded::new(random.next()));
         let most = KILLS_EACH.min(kills - totals.of(KILLS));
         while round.totals.of(KILLS) < most && round.work_and_be_killed() {}
         round.recover();
         let lines: Vec<String> = round.totals.lines().collect();
-        println!("round {number}, {}, {} of {kills}: {}", variant.name(), totals.of(KILLS) + most, lines.join("; "));
+        println!(
+            "round {number} {place}, {}, {} of {kills}: {}",
+            variant.name(),
+            totals.of(KILLS) + most,
+            lines.join("; ")
+        );
         round.totals.0.into_iter().for_each(|(what, times)| totals.count(what, times));
         if totals.of(KILLS) >= kills {
             break;

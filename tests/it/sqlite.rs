@@ -53,7 +53,7 @@ fn closed(path: &Path) {
     assert!(!path.with_extension("db-wal").exists(), "the file was not closed");
 }
 
-struct Office {
+pub(crate) struct Office {
     actor: ActorId,
     process: SymbolicName,
     key: ChainKey,
@@ -62,7 +62,7 @@ struct Office {
 }
 
 impl Office {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             actor: ActorId::new("clerk").unwrap(),
             process: SymbolicName::new("Issue").unwrap(),
@@ -72,11 +72,11 @@ impl Office {
         }
     }
 
-    fn stamp(&self) -> Stamp<'_> {
+    pub(crate) fn stamp(&self) -> Stamp<'_> {
         Stamp { at: self.at, actor: &self.actor, process: &self.process, run: self.run, key: &self.key }
     }
 
-    fn card(&self, changes: &mut ChangeSet, number: &str, surname: &str) -> Card {
+    pub(crate) fn card(&self, changes: &mut ChangeSet, number: &str, surname: &str) -> Card {
         let id = CardId::new(fresh());
         let (mut card, entry) =
             Card::create(id, CardKind::Permanent, Route::External, &self.stamp(), Why::code("created"));
@@ -90,7 +90,7 @@ impl Office {
         card
     }
 
-    fn certificate(&self, changes: &mut ChangeSet, card: CardId) -> Certificate {
+    pub(crate) fn certificate(&self, changes: &mut ChangeSet, card: CardId) -> Certificate {
         let issued = IssuedCertificate {
             issuer: "CN=Office CA".to_owned(),
             serial: "0a1b".to_owned(),
@@ -105,7 +105,7 @@ impl Office {
         certificate
     }
 
-    fn job(&self, changes: &mut ChangeSet) -> Job {
+    pub(crate) fn job(&self, changes: &mut ChangeSet) -> Job {
         let job =
             Job::new(JobId::new(fresh()), Task::PlaceOrder { notify_holder: false, queued: true }, None, &self.stamp());
         changes.jobs.push(job.clone());
@@ -113,11 +113,11 @@ impl Office {
     }
 }
 
-fn reservation(key: &str, owner: &str) -> Reservation {
+pub(crate) fn reservation(key: &str, owner: &str) -> Reservation {
     Reservation { key: key.to_owned(), owner: owner.to_owned() }
 }
 
-fn conflicts(result: Result<(), CommitError>) -> Vec<Conflict> {
+pub(crate) fn conflicts(result: Result<(), CommitError>) -> Vec<Conflict> {
     match result {
         Err(CommitError::Conflicts(conflicts)) => conflicts,
         other => panic!("conflicts were expected, not {other:?}"),

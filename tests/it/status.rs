@@ -5,8 +5,9 @@ use std::time::Duration;
 use cardwright::host::{Clock as _, OrderStatus};
 use cardwright::process::{ItemId, Outcome, RefusalCode};
 use cardwright::{CardId, CardState, FailurePhase, JobKind, JobState, ReadOut, User, UserState};
+use futures::executor::block_on;
 
-use crate::office::{ABORT, Office, REPEAT, SYNC_ORDERS, SYNC_STATUS, UPDATE, operator, person, user_id};
+use crate::office::{ABORT, Office, REPEAT, RESOLVE, SYNC_ORDERS, SYNC_STATUS, UPDATE, operator, person, user_id};
 use crate::watched::{TestBureau, jobs};
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -359,4 +360,68 @@ fn a_status_of_another_order_that_comes_again_and_again_is_recorded_once() {
     }
     let noted = office.history(card).into_iter().filter(|code| code == "status_of_another_order").count();
     assert_eq!(noted, 1);
+}
+
+/// Syncs statuses twice a day, for so many days.
+fn days_pass(office: &Office, days: u32) {
+    for _ in 0..2 * days {
+        office.clock.advance(12 * HOUR);
+        office.sync(SYNC_STATUS);
+    }
+}
+
+#[test]
+fn an_order_without_news_for_too_long_is_listed_and_asked_for_no_more() {
+    let (office, card, order_id) = ordered();
+    office.bureau.set_status(&order_id, "received");
+    days_pass(&office, 20);
+    office.bureau.set_status(&order_id, "in production");
+    days_pass(&office, 29);
+    let doubts = || block_on(office.engine.doubts(None, 10)).unwrap();
+    assert_eq!(doubts(), [], "there was news in between");
+    days_pass(&office, 3);
+
+    let doubt = doubts().remove(0);
+    assert_eq!((doubt.kind(), doubt.card, doubt.doubted.is_some()), (JobKind::TrackOrder, Some(card), true));
+    assert!(doubt.remark.as_deref().unwrap().starts_with("the bureau has said nothing new since"), "{doubt:?}");
+    assert_eq!(office.state(card), CardState::InProduction, "nothing is guessed");
+    assert_eq!(office.history(card).last().unwrap(), "in_doubt");
+    let asked = office.bureau.calls().status;
+    days_pass(&office, 100);
+    assert_eq!(office.bureau.calls().status, asked);
+    assert_eq!(doubts().len(), 1);
+
+    // A person has called the bureau.
+    let said = [("resolution", "accepted"), ("orderId", order_id.as_str()), ("reason", "it is on its way")];
+    office.one(RESOLVE, &operator(), ItemId::Job(doubt.id), &said);
+    days_pass(&office, 2);
+    let order = office.card(card).order.unwrap();
+    assert_eq!((doubts(), order.order_id, order.earlier), (Vec::new(), Some(order_id.clone()), Vec::new()));
+    office.bureau.set_status(&order_id, "shipped");
+    days_pass(&office, 1);
+    assert_eq!(office.state(card), CardState::Produced);
+}
+
+#[test]
+fn an_order_that_the_bureau_does_not_know_for_too_long_is_listed() {
+    let (office, bureau, card, _) = speaking();
+    bureau.forget_orders();
+    days_pass(&office, 29);
+    assert_eq!(block_on(office.engine.doubts(None, 10)).unwrap(), []);
+    days_pass(&office, 3);
+    let doubt = block_on(office.engine.doubts(None, 10)).unwrap().remove(0);
+    let said = [("resolution", "give up"), ("reason", "they have lost it")];
+    office.one(RESOLVE, &operator(), ItemId::Job(doubt.id), &said);
+    assert_eq!(office.state(card), CardState::Failed);
+    assert_eq!(block_on(office.engine.doubts(None, 10)).unwrap(), []);
+}
+
+#[test]
+fn a_bureau_out_of_reach_is_no_silence() {
+    let (office, card, _) = ordered();
+    office.bureau.outage(office.clock.now() + chrono::TimeDelta::days(90));
+    days_pass(&office, 89);
+    assert_eq!(block_on(office.engine.doubts(None, 10)).unwrap(), []);
+    days_pass(&office, 12);
+    assert_eq!(office.state(card), CardState::Produced);
 }

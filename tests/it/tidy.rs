@@ -157,7 +157,7 @@ fn assert_none(rule: &str, breaches: impl IntoIterator<Item = String>) {
 
 #[test]
 fn nouns_and_processes_know_no_clock_no_chance_no_waiting_and_no_driver() {
-    const ABSENT: [&str; 14] = [
+    const ABSENT: [&str; 15] = [
         "async",
         "await",
         "async_trait",
@@ -171,6 +171,7 @@ fn nouns_and_processes_know_no_clock_no_chance_no_waiting_and_no_driver() {
         "rand",
         "getrandom",
         "rusqlite",
+        "sqlx",
         "mlua",
     ];
     let mut breaches = Vec::new();
@@ -289,6 +290,9 @@ fn each_driver_is_named_in_one_place() {
         if source.names("rusqlite") && !source.is_in("adapters/sqlite") {
             breaches.push(format!("{} names rusqlite", source.path));
         }
+        if source.names("sqlx") && !source.is_in("adapters/postgres") {
+            breaches.push(format!("{} names sqlx", source.path));
+        }
         for driver in ["rcgen", "ring", "x509_parser", "fs4"] {
             if source.names(driver) && !source.is_in("adapters/local_ca") {
                 breaches.push(format!("{} names {driver}", source.path));
@@ -296,7 +300,7 @@ fn each_driver_is_named_in_one_place() {
         }
     }
     assert_none(
-        "mlua is for options/script.rs, rusqlite for adapters/sqlite, the crates of the CA for adapters/local_ca",
+        "mlua is for options/script.rs, rusqlite for adapters/sqlite, sqlx for adapters/postgres, the crates of the CA for adapters/local_ca",
         breaches,
     );
 }
@@ -479,7 +483,7 @@ fn the_rust_version_is_the_highest_that_the_dependencies_ask_for() {
         .filter(|id| **id != this)
         .filter_map(|id| Some((version(packages[id]["rust_version"].as_str()?), text(&packages[id]["name"]))))
         .collect();
-    for name in ["mlua", "rcgen", "rusqlite", "serde", "uuid"] {
+    for name in ["mlua", "rcgen", "rusqlite", "serde", "sqlx", "uuid"] {
         assert!(needed.iter().any(|id| packages[id]["name"] == name), "`{name}` is a dependency with all features");
     }
     assert!(!needed.iter().any(|id| packages[id]["name"] == "proptest"), "what only tests need does not count");

@@ -3,6 +3,7 @@
 //! same store.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -279,11 +280,18 @@ pub(crate) struct TestBureau {
     after_place: Arc<Mutex<VecDeque<Hook>>>,
     statuses: Arc<Mutex<VecDeque<OrderStatus>>>,
     unheard: Arc<Mutex<VecDeque<PlaceOutcome>>>,
+    forgetful: Arc<AtomicBool>,
 }
 
 impl TestBureau {
     pub(crate) fn new(inner: SimulatedBureau) -> Self {
-        Self { inner, after_place: Arc::default(), statuses: Arc::default(), unheard: Arc::default() }
+        Self {
+            inner,
+            after_place: Arc::default(),
+            statuses: Arc::default(),
+            unheard: Arc::default(),
+            forgetful: Arc::default(),
+        }
     }
 
     /// Does this once the next call was made, before its answer arrives.
@@ -294,6 +302,11 @@ impl TestBureau {
     /// Answers the next call with this for each order, and does not hear of the orders.
     pub(crate) fn next_unheard(&self, outcome: PlaceOutcome) {
         self.unheard.lock().unwrap().push_back(outcome);
+    }
+
+    /// Knows no order any more when it is asked.
+    pub(crate) fn forget_orders(&self) {
+        self.forgetful.store(true, Ordering::Relaxed);
     }
 
     /// Answers the next question for a status with this.
@@ -321,6 +334,9 @@ impl GoCardsProvider for TestBureau {
 
     async fn status(&self, order_ids: &[String]) -> Vec<StatusOutcome> {
         let answers = self.inner.status(order_ids).await;
+        if self.forgetful.load(Ordering::Relaxed) {
+            return vec![StatusOutcome::NotFound; order_ids.len()];
+        }
         let mut statuses = self.statuses.lock().unwrap();
         answers.into_iter().map(|answer| statuses.pop_front().map_or(answer, StatusOutcome::Known)).collect()
     }

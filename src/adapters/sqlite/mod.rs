@@ -6,25 +6,27 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use chrono::{DateTime, Utc};
 
+use crate::adapters::codes;
+use crate::adapters::rows::Rows;
 use crate::approval::ApprovalRequest;
 use crate::card::{Card, CardState};
 use crate::certificate::Certificate;
 use crate::change_set::{ChangeSet, Record, Reservation};
 use crate::history::{HistoryEntry, ObjectId};
 use crate::host::{
-    CardQuery, CardRepository, CertificateQuery, ClaimRequest, Clock, CommitError, FeedPage, JobQuery, RepositoryError,
-    RequestQuery, SystemClock,
+    Backlog, CardQuery, CardRepository, CertificateQuery, ClaimRequest, Clock, CommitError, FeedPage, JobQuery,
+    RepositoryError, RequestQuery, SystemClock,
 };
-use crate::id::{CardId, CertificateId, JobId, RequestId, UserId};
+use crate::id::{CardId, CertificateId, JobId, RequestId, RunId, UserId};
 use crate::job::{Attempt, Job};
 
-mod codes;
 mod connection;
 mod problem;
 mod queries;
-mod rows;
 mod statements;
+mod store;
 mod threads;
 
 use problem::Problem;
@@ -160,7 +162,7 @@ impl fmt::Debug for SqliteRepository {
 #[async_trait]
 impl CardRepository for SqliteRepository {
     async fn commit(&self, changes: &ChangeSet) -> Result<(), CommitError> {
-        let rows = rows::Rows::of(changes).map_err(|problem| self.failed(problem))?;
+        let rows = Rows::of(changes).map_err(|error| self.failed(error.into()))?;
         let conflicts = self
             .write(move |connection| {
                 let conflicts = rows.store(connection)?;
@@ -247,6 +249,10 @@ impl CardRepository for SqliteRepository {
         self.read(move |connection| queries::job_page(connection, &query, after.map(JobId::uuid), limit)).await
     }
 
+    async fn backlog(&self, due_by: DateTime<Utc>, run: Option<RunId>) -> Result<Vec<Backlog>, RepositoryError> {
+        self.read(move |connection| queries::backlog(connection, due_by, run)).await
+    }
+
     async fn claim(&self, request: &ClaimRequest) -> Result<Vec<Job>, RepositoryError> {
         let (request, clock) = (request.clone(), Arc::clone(&self.0.clock));
         // The time is read when the claim is made, not when it is asked for.
@@ -255,7 +261,7 @@ impl CardRepository for SqliteRepository {
 
     async fn renew(&self, jobs: &[(JobId, u64)], lease: Duration) -> Result<Vec<JobId>, RepositoryError> {
         let (jobs, clock) = (jobs.to_vec(), Arc::clone(&self.0.clock));
-        self.write(move |connection| queries::renew(connection, jobs, codes::lease_end(clock.now(), lease))).await
+        self.write(move |connection| queries::renew(connection, jobs, queries::lease_end(clock.now(), lease))).await
     }
 
     async fn release(&self, jobs: &[(JobId, u64)]) -> Result<(), RepositoryError> {
@@ -275,7 +281,7 @@ impl CardRepository for SqliteRepository {
             .collect::<Result<Vec<_>, _>>()
             .map_err(|problem| self.failed(problem))?;
         self.write(move |connection| {
-            queries::record_attempts(connection, &attempts, codes::lease_end(clock.now(), lease))
+            queries::record_attempts(connection, &attempts, queries::lease_end(clock.now(), lease))
         })
         .await
     }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use rusqlite::ErrorCode;
 
+use crate::adapters::rows::Unwritable;
 use crate::host::RepositoryError;
 
 const READ_ONLY: &str = "the file is read-only; it and its folder must be writable";
@@ -49,6 +50,12 @@ pub(super) enum Problem {
 impl From<rusqlite::Error> for Problem {
     fn from(error: rusqlite::Error) -> Self {
         Self::Sqlite(Arc::new(error))
+    }
+}
+
+impl From<Unwritable> for Problem {
+    fn from(Unwritable { what, source }: Unwritable) -> Self {
+        Self::Unwritable { what, source: source.into() }
     }
 }
 

@@ -2,25 +2,28 @@
 
 use std::collections::BTreeSet;
 use std::rc::Rc;
+use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use rusqlite::types::Value;
 use rusqlite::{Connection, Params, Row, ToSql, params};
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
-use super::codes::{Code as _, codes, integer, lease_end, limit, mask, mask_or_all};
 use super::problem::Problem;
 use super::statements as sql;
 use super::threads::Outcome;
+use crate::adapters::codes::{ALL_JOB_STATES, Code, codes, integer, limit, past_prefix};
 use crate::approval::{ApprovalRequest, RequestState};
 use crate::card::{Card, CardState, fold};
 use crate::certificate::{Certificate, CertificateState};
 use crate::change_set::{Record, Reservation};
 use crate::history::HistoryEntry;
-use crate::host::{CardQuery, CertificateQuery, ClaimRequest, FeedEntry, FeedPage, JobQuery, RequestQuery, TextPrefix};
-use crate::id::UserId;
-use crate::job::{Attempt, Claim, Job, JobKind, JobState};
+use crate::host::{
+    Backlog, CardQuery, CertificateQuery, ClaimRequest, FeedEntry, FeedPage, JobQuery, RequestQuery, TextPrefix,
+};
+use crate::id::{RunId, UserId};
+use crate::job::{Attempt, Claim, Job, JobKind};
 
 /// Values that a statement looks for in one go.
 type Array = Rc<Vec<Value>>;
@@ -86,7 +89,7 @@ pub(super) fn card_page(
         return all(connection, sql::CARD_PAGE_IN_DOUBT, filter.as_slice(), card);
     }
     let branches: (&str, Vec<Value>) = if !query.states.is_empty() {
-        (sql::CARD_IDS_IN_STATE, codes(&query.states, &[]).into_iter().map(Value::Integer).collect())
+        (sql::CARD_IDS_IN_STATE, codes(&query.states, &[]).into_iter().map(Value::from).collect())
     } else if !any_type {
         let types: BTreeSet<&str> = query.production_types.iter().map(String::as_str).collect();
         (sql::CARD_IDS_OF_PRODUCTION_TYPE, text_array(types.into_iter()))
@@ -110,7 +113,8 @@ fn card_ids_of_texts(connection: &Connection, texts: &[TextPrefix], after: &[u8]
     let mut left: Option<BTreeSet<Vec<u8>>> = None;
     for text in texts {
         let from = fold(&text.prefix);
-        let to = past_prefix(&from);
+        // SQLite sorts a blob after every text.
+        let to = past_prefix(&from).map_or(Value::Blob(Vec::new()), Value::Text);
         let found: BTreeSet<Vec<u8>> =
             all(connection, sql::CARD_IDS_OF_TEXT, params![text.name, from, to, after], |row| Ok(row.get(0)?))?
                 .into_iter()
@@ -124,20 +128,6 @@ fn card_ids_of_texts(connection: &Connection, texts: &[TextPrefix], after: &[u8]
         }
     }
     Ok(left.unwrap_or_default().into_iter().map(Value::Blob).collect())
-}
-
-/// The first text after all that begin like this; where there is none, a blob, which SQLite sorts after every text.
-fn past_prefix(prefix: &str) -> Value {
-    let mut rest = prefix.chars();
-    while let Some(last) = rest.next_back() {
-        // A range of characters leaves out the surrogates, which are none.
-        if let Some(next) = (last..=char::MAX).nth(1) {
-            let mut text = rest.as_str().to_owned();
-            text.push(next);
-            return Value::Text(text);
-        }
-    }
-    Value::Blob(Vec::new())
 }
 
 pub(super) fn requests(connection: &Connection, ids: Vec<Value>) -> Result<Vec<ApprovalRequest>, Problem> {
@@ -241,7 +231,45 @@ pub(super) fn job_page(
     })
 }
 
-const ALL_JOB_STATES: [JobState; 4] = [JobState::Open, JobState::InDoubt, JobState::Done, JobState::Cancelled];
+pub(super) fn backlog(
+    connection: &Connection,
+    due_by: DateTime<Utc>,
+    run: Option<RunId>,
+) -> Result<Vec<Backlog>, Problem> {
+    let due_by = due_by.timestamp_micros();
+    let run = run.map(|run| run.uuid().as_bytes().to_vec());
+    one_snapshot(connection, || {
+        let mut counts = Vec::new();
+        for kind in JobKind::ALL {
+            let due = |row: &Row<'_>| Ok((count(row)?, row.get::<_, Option<i64>>(1)?));
+            let (due, oldest) = match &run {
+                None => one(connection, sql::DUE_OF_KIND, params![due_by, kind.code()], due)?,
+                Some(run) => one(connection, sql::DUE_OF_KIND_AND_RUN, params![due_by, kind.code(), run], due)?,
+            };
+            let in_doubt = one(connection, sql::IN_DOUBT_OF_KIND, params![kind.code(), run], count)?;
+            let oldest_due = oldest.map(DateTime::from_timestamp_micros);
+            let oldest_due = oldest_due.map(|due| due.ok_or(Problem::OutOfRange("a due time"))).transpose()?;
+            counts.push(Backlog { kind, due, oldest_due, in_doubt });
+        }
+        counts.retain(|counted| *counted != Backlog::none(counted.kind));
+        Ok(counts)
+    })
+}
+
+fn count(row: &Row<'_>) -> Result<u64, Problem> {
+    u64::try_from(row.get::<_, i64>(0)?).map_err(|_| Problem::OutOfRange("a count"))
+}
+
+/// What a statement gives that always gives one row.
+fn one<T>(
+    connection: &Connection,
+    statement: &str,
+    parameters: impl Params,
+    read: impl Fn(&Row<'_>) -> Result<T, Problem>,
+) -> Result<T, Problem> {
+    let mut statement = connection.prepare_cached(statement)?;
+    statement.query_row(parameters, |row| Ok(read(row)))?
+}
 
 pub(super) fn claim(
     connection: &Connection,
@@ -446,4 +474,23 @@ fn parse<T: DeserializeOwned>(
 ) -> Result<T, Problem> {
     let data = row.get_ref(column)?.as_str().map_err(rusqlite::Error::from)?;
     serde_json::from_str(data).or_else(|source| Err(Problem::Unreadable { what: what()?, source: source.into() }))
+}
+
+/// One bit for each of these values.
+fn mask<C: Code>(wanted: &[C]) -> i64 {
+    wanted.iter().fold(0, |mask, value| mask | 1 << value.code())
+}
+
+/// One bit for each of these values; all bits if there are none.
+fn mask_or_all<C: Code>(wanted: &[C]) -> i64 {
+    if wanted.is_empty() { -1 } else { mask(wanted) }
+}
+
+/// The end of a lease that begins now.
+pub(super) fn lease_end(now: DateTime<Utc>, lease: Duration) -> i64 {
+    TimeDelta::from_std(lease)
+        .ok()
+        .and_then(|lease| now.checked_add_signed(lease))
+        .unwrap_or(DateTime::<Utc>::MAX_UTC)
+        .timestamp_micros()
 }

@@ -120,6 +120,12 @@ statements! {
     CLAIMABLE_OF_RUN: concat!("SELECT due, id FROM job INDEXED BY job_open_by_run WHERE run = ?5", claimable!());
     CLAIMABLE_OF_IDS: concat!("SELECT due, id FROM job INDEXED BY job_by_id WHERE id IN rarray(?5) \
         AND (?6 IS NULL OR run = ?6)", claimable!());
+    DUE_OF_KIND: "SELECT COUNT(*), MIN(due) FROM job INDEXED BY job_open_by_due \
+        WHERE kind = ?2 AND state = 0 AND due <= ?1";
+    DUE_OF_KIND_AND_RUN: "SELECT COUNT(*), MIN(due) FROM job INDEXED BY job_open_by_run \
+        WHERE run = ?3 AND state = 0 AND due <= ?1 AND kind = ?2";
+    IN_DOUBT_OF_KIND: "SELECT COUNT(*) FROM job INDEXED BY job_by_state \
+        WHERE state = 1 AND kind = ?1 AND (?2 IS NULL OR run = ?2)";
     CLAIM: "UPDATE job SET version = version + 1, claim_worker = ?2, claim_until = ?3 WHERE id = ?1 \
         RETURNING id, version, data, claim_worker, claim_until";
     RENEW: "UPDATE job SET claim_until = ?3 WHERE id = ?1 AND version = ?2 AND claim_until IS NOT NULL";

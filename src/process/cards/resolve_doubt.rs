@@ -41,7 +41,7 @@ impl ResolveDoubt {
                 .offered(Component::Operator, StartPoint::CardProfile)
                 .described(
                     "Settles what is in doubt. An order: accepted under the order id given, send again, or give up; also an \
-                     accepted one whose order id the bureau does not know. Preparing a card: send again, or spoiled. \
+                     accepted one whose order id the bureau does not know, or of which there was no news for too long. Preparing a card: send again, or spoiled. \
                      Finishing it: good card, or spoiled. A certificate: send again, or give up. A call to the CA: accepted \
                      (done there by hand), or send again. A production that gets nowhere can be given up.",
                 )
@@ -194,7 +194,7 @@ fn given_order_id(context: &PlanContext<'_>) -> Result<String, Refusal> {
     ))
 }
 
-/// An accepted order under an id that the bureau does not know: the right id, or given up.
+/// An accepted order under an id that the bureau does not know, or without news for too long: the right id, or given up.
 fn correct_order(mut job: Job, mut card: Card, context: &PlanContext<'_>) -> Result<Plan, Refusal> {
     let reason = context.answer(REASON);
     let mut changes = ChangeSet::new();
@@ -209,13 +209,16 @@ fn correct_order(mut job: Job, mut card: Card, context: &PlanContext<'_>) -> Res
         job.state = JobState::Done;
     } else {
         let order_id = given_order_id(context)?;
-        let why = Why::code("order_id_corrected").about(&order_id).because(reason);
-        changes.note_card(&mut card, &context.stamp, why);
-        if let Some(order) = &mut card.order {
+        let known = card.order.as_ref().and_then(|order| order.order_id.as_ref()) == Some(&order_id);
+        let code = if known { "order_id_confirmed" } else { "order_id_corrected" };
+        changes.note_card(&mut card, &context.stamp, Why::code(code).about(&order_id).because(reason));
+        if let Some(order) = card.order.as_mut().filter(|_| !known) {
             order.earlier.extend(order.order_id.replace(order_id.clone()));
         }
         job.task = Task::TrackOrder { order_id };
+        job.state = JobState::Open;
         job.due = context.stamp.at;
+        job.news = Some(context.stamp.at);
     }
     job.remark = None;
     changes.jobs.push(job);

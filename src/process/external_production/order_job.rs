@@ -137,6 +137,15 @@ fn tell_holder(changes: &mut ChangeSet, card: &mut Card, job: &Job, stamp: &Stam
     changes.jobs.push(Job::new(id, Task::Notify(message), Some(card.id), stamp));
 }
 
+/// Until when statuses are read.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Polls {
+    /// When to read next.
+    pub(crate) next: DateTime<Utc>,
+    /// An order without news since before then is not read any more.
+    pub(crate) silent_by: DateTime<Utc>,
+}
+
 /// Stores a status that was read. Nothing new leaves the card alone and only sets when to read again.
 ///
 /// A status belongs to its order id; it only moves forward; a text that the map does not know is kept and changes nothing.
@@ -145,14 +154,14 @@ pub(crate) fn status_read(
     mut card: Card,
     status: OrderStatus,
     map: &StatusMap,
-    next_poll: DateTime<Utc>,
+    polls: Polls,
     stamp: &Stamp<'_>,
 ) -> Result<(ChangeSet, Outcome), TransitionError> {
     let mut changes = ChangeSet::new();
     job.claim = None;
     job.setbacks = 0;
     job.remark = None;
-    job.due = next_poll;
+    job.due = polls.next;
     let before = card.state();
     let changed = match &mut card.order {
         Some(order) if order.order_id.as_deref() == Some(status.order_id.as_str()) => {
@@ -171,16 +180,23 @@ pub(crate) fn status_read(
         }
         None => false,
     };
+    let mut outcome =
+        if card.state() == before { Outcome::Unchanged { state: before.name().into() } } else { Outcome::card(&card) };
     if !matches!(card.state(), CardState::Ordered | CardState::InProduction) {
         job.state = JobState::Done;
+    } else if changed {
+        job.news = Some(stamp.at);
+    } else if job.silent_since() < polls.silent_by {
+        let reason = format!("the bureau has said nothing new since {}", job.silent_since());
+        changes.note_card(&mut card, stamp, Why::code("in_doubt").about(&status.order_id).because(&reason));
+        job = job.in_doubt(&reason, stamp.at);
+        outcome = Outcome::InDoubt { job: job.id, card: Some(card.id), reason };
     }
     changes.jobs.push(job);
-    let outcome =
-        if card.state() == before { Outcome::Unchanged { state: before.name().into() } } else { Outcome::card(&card) };
-    if changed {
-        if changes.history.is_empty() {
-            changes.note_card(&mut card, stamp, Why::code("details_read").about(&status.order_id));
-        }
+    if changed && changes.history.is_empty() {
+        changes.note_card(&mut card, stamp, Why::code("details_read").about(&status.order_id));
+    }
+    if !changes.history.is_empty() {
         changes.put_card(card);
     }
     Ok((changes, outcome))

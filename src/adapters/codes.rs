@@ -1,8 +1,4 @@
-//! How states, kinds and times stand in integer columns. The numbers are in files out there: they are never changed.
-
-use std::time::Duration;
-
-use chrono::{DateTime, TimeDelta, Utc};
+//! How states, kinds and objects stand in columns, in every SQL store. The numbers are in stores out there: they are never changed.
 
 use crate::approval::RequestState;
 use crate::card::{CardKind, CardState, Route};
@@ -12,11 +8,11 @@ use crate::job::{JobKind, JobState};
 
 /// A value with a number.
 pub(super) trait Code: Copy {
-    fn code(self) -> i64;
+    fn code(self) -> i16;
 }
 
 impl Code for CardKind {
-    fn code(self) -> i64 {
+    fn code(self) -> i16 {
         match self {
             Self::Permanent => 0,
             Self::Temporary => 1,
@@ -25,7 +21,7 @@ impl Code for CardKind {
 }
 
 impl Code for Route {
-    fn code(self) -> i64 {
+    fn code(self) -> i16 {
         match self {
             Self::Local => 0,
             Self::External => 1,
@@ -34,7 +30,7 @@ impl Code for Route {
 }
 
 impl Code for CardState {
-    fn code(self) -> i64 {
+    fn code(self) -> i16 {
         match self {
             Self::Registered => 0,
             Self::Requested => 1,
@@ -58,7 +54,7 @@ impl Code for CardState {
 }
 
 impl Code for CertificateState {
-    fn code(self) -> i64 {
+    fn code(self) -> i16 {
         match self {
             Self::Issued => 0,
             Self::Valid => 1,
@@ -70,7 +66,7 @@ impl Code for CertificateState {
 }
 
 impl Code for RequestState {
-    fn code(self) -> i64 {
+    fn code(self) -> i16 {
         match self {
             Self::Open => 0,
             Self::Approved => 1,
@@ -81,7 +77,7 @@ impl Code for RequestState {
 }
 
 impl Code for JobKind {
-    fn code(self) -> i64 {
+    fn code(self) -> i16 {
         match self {
             Self::PlaceOrder => 0,
             Self::TrackOrder => 1,
@@ -99,7 +95,7 @@ impl Code for JobKind {
 }
 
 impl Code for JobState {
-    fn code(self) -> i64 {
+    fn code(self) -> i16 {
         match self {
             Self::Open => 0,
             Self::InDoubt => 1,
@@ -110,22 +106,12 @@ impl Code for JobState {
 }
 
 /// The different numbers of these values, or of all values if there are none.
-pub(super) fn codes<C: Code>(wanted: &[C], all: &[C]) -> Vec<i64> {
+pub(super) fn codes<C: Code>(wanted: &[C], all: &[C]) -> Vec<i16> {
     let wanted = if wanted.is_empty() { all } else { wanted };
-    let mut codes: Vec<i64> = wanted.iter().map(|value| value.code()).collect();
+    let mut codes: Vec<i16> = wanted.iter().map(|value| value.code()).collect();
     codes.sort_unstable();
     codes.dedup();
     codes
-}
-
-/// One bit for each of these values.
-pub(super) fn mask<C: Code>(wanted: &[C]) -> i64 {
-    wanted.iter().fold(0, |mask, value| mask | 1 << value.code())
-}
-
-/// One bit for each of these values; all bits if there are none.
-pub(super) fn mask_or_all<C: Code>(wanted: &[C]) -> i64 {
-    if wanted.is_empty() { -1 } else { mask(wanted) }
 }
 
 /// An object of the history as bytes: one for its kind, then its id.
@@ -145,21 +131,30 @@ pub(super) fn object_bytes(object: &ObjectId, out: &mut Vec<u8>) {
     out.extend_from_slice(id.as_bytes());
 }
 
-/// A number that SQLite can hold; what is larger can be in no file.
+/// A number that a store can hold; what is larger can be in none.
 pub(super) fn integer(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
-/// A limit for SQLite.
+/// How many rows at most.
 pub(super) fn limit(limit: usize) -> i64 {
     i64::try_from(limit).unwrap_or(i64::MAX)
 }
 
-/// The end of a lease that begins now.
-pub(super) fn lease_end(now: DateTime<Utc>, lease: Duration) -> i64 {
-    TimeDelta::from_std(lease)
-        .ok()
-        .and_then(|lease| now.checked_add_signed(lease))
-        .unwrap_or(DateTime::<Utc>::MAX_UTC)
-        .timestamp_micros()
+/// The first text after all that begin like this; where there is none, nothing.
+pub(super) fn past_prefix(prefix: &str) -> Option<String> {
+    let mut rest = prefix.chars();
+    while let Some(last) = rest.next_back() {
+        // A range of characters leaves out the surrogates, which are none.
+        if let Some(next) = (last..=char::MAX).nth(1) {
+            let mut text = rest.as_str().to_owned();
+            text.push(next);
+            return Some(text);
+        }
+    }
+    None
 }
+
+/// All states of jobs.
+pub(super) const ALL_JOB_STATES: [JobState; 4] =
+    [JobState::Open, JobState::InDoubt, JobState::Done, JobState::Cancelled];

@@ -1,0 +1,361 @@
+//! A store in a PostgreSQL database.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use sqlx::AssertSqlSafe;
+use sqlx::postgres::PgPool;
+use uuid::Uuid;
+
+use crate::adapters::rows::Rows;
+use crate::approval::ApprovalRequest;
+use crate::card::{Card, CardState};
+use crate::certificate::Certificate;
+use crate::change_set::{ChangeSet, Record, Reservation};
+use crate::history::{HistoryEntry, ObjectId};
+use crate::host::{
+    Backlog, CardQuery, CardRepository, CertificateQuery, ClaimRequest, CommitError, FeedPage, JobQuery,
+    RepositoryError, RequestQuery,
+};
+use crate::id::{CardId, CertificateId, JobId, RequestId, RunId, UserId};
+use crate::job::{Attempt, Job};
+
+mod claims;
+mod commit;
+mod connection;
+mod decode;
+mod pages;
+mod problem;
+mod queries;
+mod statements;
+
+use problem::Problem;
+
+/// A [`CardRepository`] in a schema of a PostgreSQL database (14 or newer, in UTF-8), for as many instances as the host runs.
+///
+/// It works on the host's own [`PgPool`], so time-outs, the size of the pool and TLS are the host's to choose: TLS is a feature of
+/// `sqlx` (`tls-rustls-ring`, `tls-native-tls` and others), which the host enables in its own dependency on `sqlx` 0.9. Calls must
+/// be awaited within a tokio runtime, as all of `sqlx`'s. A pooler between must keep sessions, or know prepared statements.
+///
+/// Nothing is created silently: call [`migrate`](Self::migrate) where the host is installed or starts.
+///
+/// Leases run by the clock of the database, whatever the clocks of the instances say. A commit is one transaction with a constant
+/// number of statements, however much it stores; it takes locks in one order, so that overlapping commits wait for one another instead of
+/// deadlocking. What PostgreSQL nevertheless undoes (deadlock, serialization failure) is tried again a few times.
+///
+/// The feed of changes shows what is older than every transaction that still runs in the whole server: one that stays open for hours
+/// holds it up that long. After the database was restored into another server, [`migrate`](Self::migrate) must be called once.
+///
+/// # Examples
+/// ```no_run
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use cardwright::adapters::postgres::{PostgresRepository, SchemaName};
+/// use sqlx::postgres::PgPoolOptions;
+///
+/// let pool = PgPoolOptions::new().max_connections(8).connect("postgres://office@db.example.org/office").await?;
+/// let store = PostgresRepository::new(pool, SchemaName::new("cards")?);
+/// store.migrate().await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct PostgresRepository {
+    pool: PgPool,
+    schema: SchemaName,
+}
+
+/// The name of a schema in the database.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SchemaName(Arc<str>);
+
+impl SchemaName {
+    /// The name, if it is 1 to 63 lower-case ASCII letters, digits and underscores, no digit first, and not one that PostgreSQL keeps for itself
+    /// (`pg_…`, `information_schema`).
+    ///
+    /// # Errors
+    /// [`InvalidSchemaName`] for anything else.
+    pub fn new(name: impl AsRef<str>) -> Result<Self, InvalidSchemaName> {
+        let name = name.as_ref();
+        let well_formed = (1..=63).contains(&name.len())
+            && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')
+            && !name.starts_with(|first: char| first.is_ascii_digit())
+            && !name.starts_with("pg_")
+            && name != "information_schema";
+        if well_formed { Ok(Self(name.into())) } else { Err(InvalidSchemaName(name.chars().take(100).collect())) }
+    }
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for SchemaName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+impl fmt::Debug for SchemaName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SchemaName({:?})", self.0)
+    }
+}
+
+/// A text that cannot be the name of a store's schema.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{0:?} cannot be the name of a schema: allowed are 1 to 63 lower-case letters, digits and underscores, no digit first, \
+     and none of PostgreSQL's own names"
+)]
+pub struct InvalidSchemaName(String);
+
+/// How often something is tried that others were in the way of.
+const TRIES: usize = 8;
+
+impl PostgresRepository {
+    /// A store in this schema. Nothing is asked of the database yet.
+    pub const fn new(pool: PgPool, schema: SchemaName) -> Self {
+        Self { pool, schema }
+    }
+
+    /// Creates the schema and what is in it, or brings it up to what this release writes. Does nothing if it is: call it at every
+    /// start. Several instances may do so at once; those of an older release must not run any more.
+    ///
+    /// # Errors
+    /// - [`RepositoryError::Rejected`]: it is a schema of a newer release, a permission is missing, or the database is not in UTF-8.
+    /// - Others as every call.
+    pub async fn migrate(&self) -> Result<(), RepositoryError> {
+        self.patiently(|| connection::migrate(&self.pool, self.schema.as_str())).await
+    }
+
+    /// A statement for this schema.
+    fn sql(&self, text: &str) -> AssertSqlSafe<String> {
+        // The name of the schema was checked when it was made.
+        AssertSqlSafe(text.replace('@', &format!("\"{}\".", self.schema)))
+    }
+
+    fn failed(&self, problem: Problem) -> RepositoryError {
+        problem.of(self.schema.as_str())
+    }
+
+    /// Tries again what others were in the way of.
+    async fn patiently<T, F: Future<Output = Result<T, Problem>>>(
+        &self,
+        work: impl Fn() -> F,
+    ) -> Result<T, RepositoryError> {
+        for _ in 1..TRIES {
+            match work().await {
+                Err(problem) if problem.is_passing() => {}
+                other => return other.map_err(|problem| self.failed(problem)),
+            }
+        }
+        work().await.map_err(|problem| self.failed(problem))
+    }
+}
+
+impl fmt::Debug for PostgresRepository {
+    /// Without the options of the pool, which hold a password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PostgresRepository").field("schema", &self.schema).finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl CardRepository for PostgresRepository {
+    async fn commit(&self, changes: &ChangeSet) -> Result<(), CommitError> {
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let rows = Rows::of(changes).map_err(|error| self.failed(error.into()))?;
+        let conflicts = self.patiently(|| self.try_commit(&rows)).await?;
+        if conflicts.is_empty() { Ok(()) } else { Err(CommitError::Conflicts(conflicts)) }
+    }
+
+    async fn cards(&self, ids: &[CardId]) -> Result<Vec<Card>, RepositoryError> {
+        let ids: Vec<Uuid> = ids.iter().map(|id| id.uuid()).collect();
+        self.of_keys(statements::CARDS, ids, decode::card).await.map_err(|problem| self.failed(problem))
+    }
+
+    async fn card_page(
+        &self,
+        query: &CardQuery,
+        after: Option<CardId>,
+        limit: usize,
+    ) -> Result<Vec<Card>, RepositoryError> {
+        self.find_cards(query, after, limit).await.map_err(|problem| self.failed(problem))
+    }
+
+    async fn cards_of(&self, holders: &[UserId], states: &[CardState]) -> Result<Vec<Card>, RepositoryError> {
+        self.find_cards_of(holders, states).await.map_err(|problem| self.failed(problem))
+    }
+
+    async fn requests(&self, ids: &[RequestId]) -> Result<Vec<ApprovalRequest>, RepositoryError> {
+        let ids: Vec<Uuid> = ids.iter().map(|id| id.uuid()).collect();
+        self.of_keys(statements::REQUESTS, ids, decode::request).await.map_err(|problem| self.failed(problem))
+    }
+
+    async fn request_page(
+        &self,
+        query: &RequestQuery,
+        after: Option<RequestId>,
+        limit: usize,
+    ) -> Result<Vec<ApprovalRequest>, RepositoryError> {
+        self.find_requests(query, after, limit).await.map_err(|problem| self.failed(problem))
+    }
+
+    async fn certificates(&self, ids: &[CertificateId]) -> Result<Vec<Certificate>, RepositoryError> {
+        let ids: Vec<Uuid> = ids.iter().map(|id| id.uuid()).collect();
+        self.of_keys(statements::CERTIFICATES, ids, decode::certificate).await.map_err(|problem| self.failed(problem))
+    }
+
+    async fn certificate_page(
+        &self,
+        query: &CertificateQuery,
+        after: Option<CertificateId>,
+        limit: usize,
+    ) -> Result<Vec<Certificate>, RepositoryError> {
+        self.find_certificates(query, after, limit).await.map_err(|problem| self.failed(problem))
+    }
+
+    async fn records(&self, keys: &[String]) -> Result<Vec<Record>, RepositoryError> {
+        self.of_keys(statements::RECORDS, keys.to_vec(), decode::record).await.map_err(|problem| self.failed(problem))
+    }
+
+    async fn reservations(&self, keys: &[String]) -> Result<Vec<Reservation>, RepositoryError> {
+        self.of_keys(statements::RESERVATIONS, keys.to_vec(), decode::reservation)
+            .await
+            .map_err(|problem| self.failed(problem))
+    }
+
+    async fn jobs(&self, ids: &[JobId]) -> Result<Vec<Job>, RepositoryError> {
+        let ids: Vec<Uuid> = ids.iter().map(|id| id.uuid()).collect();
+        self.of_keys(statements::JOBS, ids, decode::job).await.map_err(|problem| self.failed(problem))
+    }
+
+    async fn job_page(
+        &self,
+        query: &JobQuery,
+        after: Option<JobId>,
+        limit: usize,
+    ) -> Result<Vec<Job>, RepositoryError> {
+        self.find_jobs(query, after, limit).await.map_err(|problem| self.failed(problem))
+    }
+
+    async fn backlog(&self, due_by: DateTime<Utc>, run: Option<RunId>) -> Result<Vec<Backlog>, RepositoryError> {
+        self.count_jobs(due_by, run).await.map_err(|problem| self.failed(problem))
+    }
+
+    async fn claim(&self, request: &ClaimRequest) -> Result<Vec<Job>, RepositoryError> {
+        self.patiently(|| self.try_claim(request)).await
+    }
+
+    async fn renew(&self, jobs: &[(JobId, u64)], lease: Duration) -> Result<Vec<JobId>, RepositoryError> {
+        self.patiently(|| self.try_renew(jobs, lease)).await
+    }
+
+    async fn release(&self, jobs: &[(JobId, u64)]) -> Result<(), RepositoryError> {
+        self.patiently(|| self.try_release(jobs)).await
+    }
+
+    async fn record_attempts(
+        &self,
+        attempts: &[(JobId, u64, Attempt)],
+        lease: Duration,
+    ) -> Result<Vec<Job>, RepositoryError> {
+        self.patiently(|| self.try_record(attempts, lease)).await
+    }
+
+    async fn history(&self, object: &ObjectId, after: u64, limit: usize) -> Result<Vec<HistoryEntry>, RepositoryError> {
+        self.find_history(object, after, limit).await.map_err(|problem| self.failed(problem))
+    }
+
+    async fn changes_since(&self, cursor: Option<&str>, limit: usize) -> Result<FeedPage, RepositoryError> {
+        self.find_changes(cursor, limit).await.map_err(|problem| self.failed(problem))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::pages::{self, Values, Walk};
+    use super::{PostgresRepository, SchemaName, statements};
+    use crate::card::CardState;
+    use crate::host::{CardQuery, TextPrefix};
+    use crate::id::UserId;
+    use sqlx::postgres::PgPoolOptions;
+    use sqlx::{AssertSqlSafe, Executor as _};
+    use uuid::Uuid;
+
+    /// All texts of reads.
+    fn reads(store: &PostgresRepository) -> Vec<String> {
+        let text = |name: &str| TextPrefix::new(name, "a");
+        let queries = [
+            CardQuery::default(),
+            CardQuery { holders: vec![UserId::new("a").expect("an id")], ..CardQuery::default() },
+            CardQuery { states: vec![CardState::Active], in_doubt: Some(false), ..CardQuery::default() },
+            CardQuery { production_types: vec!["a".to_owned()], ..CardQuery::default() },
+            CardQuery { in_doubt: Some(true), states: vec![CardState::Active], ..CardQuery::default() },
+            CardQuery { text: vec![text("a"), text("b")], states: vec![CardState::Active], ..CardQuery::default() },
+        ];
+        let mut texts = Vec::new();
+        for query in &queries {
+            for after in [None, Some(Uuid::nil())] {
+                let fewest: &[_] =
+                    if query.text.is_empty() { &[None] } else { &[None, Some((1, true)), Some((1, false))] };
+                texts.extend(fewest.iter().map(|fewest| pages::cards(store, query, *fewest, after, 50)));
+            }
+        }
+        texts.push(pages::counts(store, &queries[5].text));
+        for (table, column) in [
+            ("request", "holder"),
+            ("request", "state"),
+            ("certificate", "card"),
+            ("certificate", "state"),
+            ("job", "state * 32 + kind"),
+        ] {
+            let walk = match column {
+                "holder" => Walk::Along(column, Values::Texts(Vec::new())),
+                "card" => Walk::Along(column, Values::Ids(Vec::new())),
+                _ => Walk::Along(column, Values::Codes(Vec::new())),
+            };
+            texts.push(pages::page(store, table, walk, Some(Uuid::nil()), 50, |_| ()));
+            texts.push(pages::page(store, table, Walk::Ids, None, 50, |_| ()));
+        }
+        texts.into_iter().map(super::queries::Text::into_string).collect()
+    }
+
+    /// No statement walks through a whole table; each finds its rows by an index, and pages are in its order.
+    #[test]
+    fn every_statement_has_an_index() {
+        let url = std::env::var("CARDWRIGHT_POSTGRES").unwrap_or_else(|_| {
+            panic!("no PostgreSQL: run `scripts/test`, or `scripts/postgres cargo test`, or set CARDWRIGHT_POSTGRES to a URL")
+        });
+        tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime").block_on(async {
+            let pool = PgPoolOptions::new().max_connections(1).connect(&url).await.expect("the server");
+            let store = PostgresRepository::new(pool.clone(), SchemaName::new("plans").expect("a name"));
+            store.migrate().await.expect("it is brought up to date");
+            let mut connection = pool.acquire().await.expect("a connection");
+            connection.execute(statements::BEGIN).await.expect("it begins");
+            let writes = statements::ALL.iter().map(|(_, text)| store.sql(text).0);
+            for text in writes.chain(reads(&store)) {
+                let count = (1..99).take_while(|number| text.contains(&format!("${number}"))).count();
+                connection.execute(AssertSqlSafe(format!("PREPARE one AS {text}"))).await.expect("it is prepared");
+                let values = vec!["NULL"; count].join(", ");
+                let explain = AssertSqlSafe(format!("EXPLAIN EXECUTE one({values})"));
+                let plan: Vec<String> = sqlx::query_scalar(explain).fetch_all(&mut *connection).await.expect("a plan");
+                connection.execute("DEALLOCATE one").await.expect("it is forgotten");
+                let plan = plan.join("\n");
+                assert!(!plan.contains("Seq Scan"), "{text}\n{plan}");
+                for (place, line) in
+                    plan.lines().enumerate().filter(|(_, line)| line.contains("Index ") && line.contains("Scan"))
+                {
+                    let bound = plan.lines().nth(place + 1).is_some_and(|next| next.contains("Index Cond"));
+                    assert!(bound, "{text}\nis read as a whole: {line}\n{plan}");
+                }
+            }
+        });
+    }
+}

@@ -1,0 +1,815 @@
+//! What is particular to the store in PostgreSQL; the contract of every store is checked by the conformance kit.
+
+use std::error::Error;
+use std::future::poll_fn;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::pin::pin;
+use std::process::{Child, Command, Stdio};
+use std::str::FromStr as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::task::Poll;
+use std::time::Duration;
+
+use cardwright::adapters::postgres::{PostgresRepository, SchemaName};
+use cardwright::host::{CardQuery, CardRepository, ClaimRequest, CommitError, RepositoryError, TextPrefix};
+use cardwright::{Card, CardId, ChangeSet, Conflict, ObjectId, Record, StoredId, Why};
+use futures::future::join_all;
+use sqlx::postgres::{PgConnectOptions, PgConnection};
+use sqlx::{AssertSqlSafe, Connection as _, Executor as _};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::database::{Database, pool_of, runtime, server};
+use crate::sqlite::{Office, conflicts, reservation};
+
+type Tested = Result<(), Box<dyn Error>>;
+
+fn wait<T>(future: impl Future<Output = T>) -> T {
+    runtime().block_on(future)
+}
+
+/// A change set with cards of these names.
+fn cards(names: &[&str]) -> ChangeSet {
+    let mut changes = ChangeSet::new();
+    for (number, name) in names.iter().enumerate() {
+        Office::new().card(&mut changes, &number.to_string(), name);
+    }
+    changes
+}
+
+fn ids(changes: &ChangeSet) -> Vec<CardId> {
+    changes.cards.iter().map(|card| card.id).collect()
+}
+
+fn take(key: &str) -> ChangeSet {
+    let mut changes = ChangeSet::new();
+    changes.takes.push(reservation(key, "me"));
+    changes
+}
+
+/// All that an error says, and all that it came from.
+fn whole(error: &dyn Error) -> String {
+    let mut text = format!("{error} {error:?}");
+    let mut source = error.source();
+    while let Some(error) = source {
+        text = format!("{text} {error} {error:?}");
+        source = error.source();
+    }
+    text
+}
+
+fn rejected<T: std::fmt::Debug>(result: Result<T, RepositoryError>, words: &str) -> RepositoryError {
+    match result {
+        Err(error @ RepositoryError::Rejected { .. }) if error.to_string().contains(words) => error,
+        other => panic!("it should be refused, and say `{words}`: {other:?}"),
+    }
+}
+
+fn unavailable<T: std::fmt::Debug>(result: Result<T, RepositoryError>, words: &str) {
+    match result {
+        Err(error @ RepositoryError::Unavailable { .. }) if error.to_string().contains(words) => {}
+        other => panic!("it should be unavailable, and say `{words}`: {other:?}"),
+    }
+}
+
+fn failure(result: Result<(), CommitError>) -> Result<(), RepositoryError> {
+    match result {
+        Err(CommitError::Store(error)) => Err(error),
+        other => panic!("the store should fail: {other:?}"),
+    }
+}
+
+/// A store on these options.
+fn store_on(options: PgConnectOptions, schema: &SchemaName) -> PostgresRepository {
+    let _entered = runtime().enter();
+    let pool = pool_of(1).acquire_timeout(Duration::from_millis(500)).connect_lazy_with(options);
+    PostgresRepository::new(pool, schema.clone())
+}
+
+/// A connection beside the store.
+async fn beside(database: &Database) -> PgConnection {
+    let mut connection = PgConnection::connect_with(&server()).await.expect("a connection");
+    let path = format!("SET search_path TO \"{}\"", database.schema);
+    connection.execute(AssertSqlSafe(path)).await.expect("it is set");
+    connection
+}
+
+/// Waits until a connection of this database waits for a lock; which one.
+async fn waiting(database: &Database, beside: &mut PgConnection) -> i32 {
+    loop {
+        let query = "SELECT pid FROM pg_stat_activity WHERE application_name = $1 AND wait_event_type = 'Lock'";
+        let query = sqlx::query_scalar(query).bind(database.schema.as_str());
+        if let Some(process) = query.fetch_optional(&mut *beside).await.expect("it can be read") {
+            return process;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+// ---- the way in --------------------------------------------------------------------------------------------------------
+
+#[test]
+fn names_of_schemas_are_checked() {
+    let long = "x".repeat(64);
+    for name in ["", "a\"; DROP TABLE card; --", "Cards", "1a", "ä", "a b", "pg_cards", "information_schema", &long] {
+        let refused = SchemaName::new(name).expect_err("it is refused").to_string();
+        assert!(refused.contains("1 to 63"), "{refused}");
+    }
+    for name in ["cards", "_1", "public", "select", &long[1..]] {
+        assert_eq!(SchemaName::new(name).expect("a name").as_str(), name);
+    }
+}
+
+#[test]
+fn a_store_says_nothing_of_its_password() {
+    let database = Database::without_store();
+    assert!(!format!("{:?}", database.store()).contains("secret"));
+}
+
+#[test]
+fn a_wrong_address_user_or_database_is_told_apart() {
+    let database = Database::new();
+    let refused = |options: PgConnectOptions| wait(store_on(options, &database.schema).cards(&[]));
+    unavailable(refused(server().port(1)), "no connection came free");
+    unavailable(refused(server().host("no-such-host.invalid")), "connection");
+    unavailable(refused(server().socket("/no such folder")), "cannot be found");
+    for error in [
+        rejected(refused(server().password("hunter2")), "user or password"),
+        rejected(refused(server().username("nobody").password("hunter2")), "user or password"),
+        rejected(refused(server().database("nowhere")), "no such database"),
+    ] {
+        let text = whole(&error);
+        assert!(!text.contains("hunter2") && !text.contains("secret") && !text.contains("postgres://"), "{text}");
+    }
+    let closed = store_on(server(), &database.schema);
+    let pool = database.pool();
+    wait(pool.close());
+    rejected(wait(PostgresRepository::new(pool, database.schema.clone()).cards(&[])), "closed by the host");
+    assert_eq!(wait(closed.cards(&[])).unwrap(), []);
+}
+
+#[test]
+fn a_missing_permission_is_named() -> Tested {
+    let database = Database::new();
+    let role = database.schema.as_str();
+    wait(database.run(&format!("CREATE ROLE \"{role}\" LOGIN PASSWORD 'secret'")));
+    let user = server().username(role);
+    rejected(wait(store_on(user.clone(), &database.schema).cards(&[])), "permission");
+    rejected(wait(store_on(user.clone(), &database.schema).migrate()), "permission");
+    rejected(wait(store_on(user.clone(), &Database::without_store().schema).migrate()), "permission");
+    wait(database.run(&format!(
+        "GRANT USAGE ON SCHEMA \"{role}\" TO \"{role}\"; GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA \"{role}\" TO \"{role}\""
+    )));
+    // Who only works with it needs no more than that.
+    let store = store_on(user, &database.schema);
+    wait(store.migrate())?;
+    wait(store.commit(&cards(&["Meier"])))?;
+    wait(store.claim(&ClaimRequest::new("worker", 1, Duration::from_secs(1))))?;
+    Ok(())
+}
+
+#[test]
+fn a_missing_migration_says_what_to_call() {
+    let database = Database::without_store();
+    let store = database.store();
+    rejected(wait(store.cards(&[])), "call `migrate()` first");
+    rejected(wait(store.changes_since(None, 1)), "call `migrate()` first");
+    rejected(wait(store.claim(&ClaimRequest::new("worker", 1, Duration::from_secs(1)))), "call `migrate()` first");
+    rejected(failure(wait(store.commit(&take("a")))), "call `migrate()` first");
+}
+
+#[test]
+fn a_schema_of_a_newer_release_is_refused() {
+    let database = Database::new();
+    wait(database.store().migrate()).expect("there is nothing to do");
+    wait(database.run("INSERT INTO @cardwright_migration VALUES (99, now())"));
+    rejected(wait(database.store().migrate()), "its version is 99, this release knows up to 1");
+}
+
+#[test]
+fn two_dozen_may_migrate_at_once() -> Tested {
+    let database = Arc::new(Database::without_store());
+    let all = (0..24).map(|_| {
+        let store = database.store();
+        runtime().spawn(async move { store.migrate().await })
+    });
+    for migrated in wait(join_all(all)) {
+        migrated??;
+    }
+    wait(database.store().commit(&cards(&["Meier"])))?;
+    Ok(())
+}
+
+#[test]
+fn a_database_that_is_not_in_utf_8_is_refused() {
+    let database = Database::without_store();
+    let name = database.schema.as_str();
+    wait(database.run(&format!("CREATE DATABASE \"{name}\" ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0")));
+    let store = store_on(server().database(name), &database.schema);
+    rejected(wait(store.migrate()), "ENCODING 'UTF8'");
+}
+
+// ---- in the way --------------------------------------------------------------------------------------------------------
+
+/// Lets a commit wait for a key that another is about to take, and does something to it meanwhile.
+async fn held_up(
+    database: &Database,
+    store: &PostgresRepository,
+    meanwhile: impl AsyncFnOnce(i32, &mut PgConnection),
+) -> Result<(), CommitError> {
+    let mut other = beside(database).await;
+    other.execute("BEGIN; INSERT INTO reservation VALUES ('a', 'other')").await.expect("it is taken");
+    let mut watch = beside(database).await;
+    let mut changes = cards(&["Meier"]);
+    changes.append(take("a"));
+    let commit = store.commit(&changes);
+    let act = async {
+        let process = waiting(database, &mut watch).await;
+        meanwhile(process, &mut watch).await;
+    };
+    let (done, ()) = futures::join!(commit, act);
+    other.execute("ROLLBACK").await.expect("it is given up");
+    let found = store.cards(&ids(&changes)).await.expect("cards can be read");
+    assert_eq!(found.len(), usize::from(done.is_ok()), "all or nothing: {done:?}");
+    done
+}
+
+#[test]
+fn a_connection_that_is_killed_before_commit_has_stored_nothing() {
+    let database = Database::new();
+    let killed = wait(held_up(&database, &database.store(), async |process, watch| {
+        sqlx::query("SELECT pg_terminate_backend($1)").bind(process).execute(watch).await.expect("it is killed");
+    }));
+    unavailable(failure(killed), "stopping, starting");
+}
+
+#[test]
+fn a_statement_that_takes_too_long_has_stored_nothing() {
+    let database = Database::new();
+    let options = database.options.clone().options([("statement_timeout", "300")]);
+    let late = wait(held_up(&database, &store_on(options, &database.schema), async |_, _| ()));
+    unavailable(failure(late), "statement_timeout");
+    let options = database.options.clone().options([("lock_timeout", "300")]);
+    let late = wait(held_up(&database, &store_on(options, &database.schema), async |_, _| ()));
+    unavailable(failure(late), "a lock was not given");
+}
+
+#[test]
+fn an_exhausted_pool_is_unavailable() -> Tested {
+    let database = Database::new();
+    let pool = wait(async { pool_of(1).acquire_timeout(Duration::from_millis(200)).connect_lazy_with(server()) });
+    let store = PostgresRepository::new(pool.clone(), database.schema.clone());
+    let only = wait(pool.acquire())?;
+    unavailable(wait(store.cards(&[])), "in use");
+    unavailable(failure(wait(store.commit(&take("a")))), "in use");
+    wait(async { drop(only) });
+    wait(store.commit(&take("a")))?;
+    Ok(())
+}
+
+#[test]
+fn a_deadlock_is_tried_again() -> Tested {
+    let database = Database::new();
+    let store = database.store();
+    let mut changes = cards(&["a", "b"]);
+    wait(store.commit(&changes))?;
+    let office = Office::new();
+    changes.history.clear();
+    for card in &mut changes.cards {
+        card.version = 1;
+        changes.history.push(card.note(&office.stamp(), Why::code("noted")));
+    }
+    let mut order = ids(&changes);
+    order.sort_unstable();
+    wait(async {
+        let mut other = beside(&database).await;
+        let lock = async |other: &mut PgConnection, id: CardId| {
+            let query = sqlx::query("SELECT 1 FROM card WHERE id = $1 FOR UPDATE").bind(id.uuid());
+            query.execute(other).await.expect("it is locked");
+        };
+        // Whoever notices gives way; the other shall not.
+        other.execute("SET deadlock_timeout = '1 h'; BEGIN").await?;
+        lock(&mut other, order[1]).await;
+        let cross = async {
+            waiting(&database, &mut beside(&database).await).await;
+            lock(&mut other, order[0]).await;
+            other.execute("ROLLBACK").await.expect("it ends");
+        };
+        let (done, ()) = futures::join!(store.commit(&changes), cross);
+        done?;
+        let query = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()";
+        let mut deadlocks: i64 = 0;
+        for _ in 0..500 {
+            deadlocks = sqlx::query_scalar(query).fetch_one(&mut other).await?;
+            if deadlocks > 0 {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert!(deadlocks > 0, "there was one");
+        Ok(())
+    })
+}
+
+#[test]
+fn overlapping_batches_in_any_order_wait_for_one_another() -> Tested {
+    const AT_ONCE: usize = 6;
+    const ROUNDS: usize = 15;
+    let database = Database::without_store();
+    // In a database of their own, so that deadlocks of others are not counted.
+    let name = database.schema.as_str();
+    wait(database.run(&format!("CREATE DATABASE \"{name}\" ENCODING 'UTF8' LOCALE 'C' TEMPLATE template0")));
+    let store = || {
+        let _entered = runtime().enter();
+        PostgresRepository::new(pool_of(2).connect_lazy_with(server().database(name)), database.schema.clone())
+    };
+    let first = store();
+    wait(first.migrate())?;
+    let changes = cards(&["x"; 30]);
+    wait(first.commit(&changes))?;
+    let ids = ids(&changes);
+    let stored = Arc::new(AtomicUsize::new(0));
+    let all = (0..AT_ONCE).map(|caller| {
+        let (store, mut ids, stored) = (store(), ids.clone(), Arc::clone(&stored));
+        runtime().spawn(async move {
+            for round in 0..ROUNDS {
+                let count = ids.len();
+                ids.rotate_left(7 * (caller + round) % count);
+                if (caller + round) % 2 == 0 {
+                    ids.reverse();
+                }
+                let mut changes = ChangeSet::new();
+                let found = store.cards(&ids[..20]).await?;
+                for id in &ids[..20] {
+                    let mut card = found.iter().find(|card| card.id == *id).expect("it is stored").clone();
+                    changes.note_card(&mut card, &Office::new().stamp(), Why::code("noted"));
+                    // What is held by the one before is handed on, what is free is taken.
+                    let key = format!("key/{id}");
+                    for held in store.reservations(std::slice::from_ref(&key)).await? {
+                        changes.releases.push(held);
+                    }
+                    changes.takes.push(reservation(&key, &format!("{caller} {round}")));
+                    changes.put_card(card);
+                }
+                match store.commit(&changes).await {
+                    Ok(()) => _ = stored.fetch_add(1, Ordering::Relaxed),
+                    Err(CommitError::Conflicts(_)) => {}
+                    Err(CommitError::Store(error)) => return Err(error),
+                }
+            }
+            Ok(())
+        })
+    });
+    for done in wait(join_all(all)) {
+        done??;
+    }
+    assert!(stored.load(Ordering::Relaxed) >= ROUNDS, "some of them were stored");
+    let query = "SELECT deadlocks FROM pg_stat_database WHERE datname = $1";
+    let deadlocks: i64 = wait(sqlx::query_scalar(query).bind(name).fetch_one(&database.pool()))?;
+    assert_eq!(deadlocks, 0);
+    Ok(())
+}
+
+#[test]
+fn conflicts_are_named_whatever_level_the_database_prefers() -> Tested {
+    let database = Database::new();
+    let options = database.options.clone().options([("default_transaction_isolation", "serializable")]);
+    let stores: Vec<_> = (0..8).map(|_| store_on(options.clone(), &database.schema)).collect();
+    for round in 0..5 {
+        let changes = take(&format!("key {round}"));
+        let all = stores.iter().map(|store| {
+            let (store, changes) = (store.clone(), changes.clone());
+            runtime().spawn(async move { store.commit(&changes).await })
+        });
+        let mut winners = 0;
+        for done in wait(join_all(all)) {
+            match done? {
+                Ok(()) => winners += 1,
+                Err(CommitError::Conflicts(named)) => {
+                    let key = format!("key {round}");
+                    assert_eq!(named, [Conflict::Taken { key, owner: "me".to_owned() }]);
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        assert_eq!(winners, 1);
+    }
+    Ok(())
+}
+
+#[test]
+fn a_call_that_is_dropped_leaves_nothing_open() -> Tested {
+    let database = Database::new();
+    let pool = wait(async { pool_of(1).connect_lazy_with(database.options.clone()) });
+    let store = PostgresRepository::new(pool.clone(), database.schema.clone());
+    let mut dropped = 0;
+    for polls in (0..14).cycle().take(42) {
+        let changes = cards(&["Meier"]);
+        let done = wait(async {
+            let mut commit = pin!(store.commit(&changes));
+            let mut polled = 0;
+            poll_fn(|context| match commit.as_mut().poll(context) {
+                Poll::Ready(done) => Poll::Ready(Some(done)),
+                Poll::Pending if polled == polls => Poll::Ready(None),
+                Poll::Pending => {
+                    polled += 1;
+                    Poll::Pending
+                }
+            })
+            .await
+        });
+        // The only connection of the pool must be free of it, and what others do on it must last.
+        let (open, alone): (bool, bool) = wait(async {
+            let mut connection = pool.acquire().await?;
+            connection.execute("CREATE TEMPORARY TABLE IF NOT EXISTS own (a integer)").await?;
+            let query = "SELECT pg_current_xact_id_if_assigned() IS NOT NULL, \
+                now() <> (SELECT xact_start FROM pg_stat_activity WHERE pid = pg_backend_pid())";
+            sqlx::query_as(query).fetch_one(&mut *connection).await
+        })?;
+        assert!(!open && !alone, "a transaction was left open after {polls} polls");
+        let found = wait(store.cards(&ids(&changes)))?.len();
+        let history = wait(store.history(&ObjectId::Card(changes.cards[0].id), 0, 9))?.len();
+        assert_eq!(found, history, "all or nothing");
+        match done {
+            Some(done) => assert!(done.is_ok() && found == 1, "{done:?}"),
+            None => dropped += 1,
+        }
+    }
+    assert!(dropped > 5, "it was dropped here and there");
+    Ok(())
+}
+
+// ---- the line ----------------------------------------------------------------------------------------------------------
+
+/// What a proxy does when the client commits.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Cut {
+    Never,
+    /// Before the server hears of it.
+    Before,
+    /// After the server has answered, before the client hears of that.
+    After,
+}
+
+/// Passes on what client and server say, and counts statements; cuts the line once.
+struct Proxy {
+    port: u16,
+    statements: Arc<AtomicUsize>,
+}
+
+impl Proxy {
+    async fn start(cut: Cut) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
+        let port = listener.local_addr().expect("an address").port();
+        let statements = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&statements);
+        tokio::spawn(async move {
+            let mut cut = cut;
+            while let Ok((client, _)) = listener.accept().await {
+                let server = TcpStream::connect((server().get_host(), server().get_port())).await.expect("the server");
+                // Only the first line that commits is cut.
+                Self::pass(client, server, cut, &counted).await;
+                cut = Cut::Never;
+            }
+        });
+        Self { port, statements }
+    }
+
+    async fn pass(client: TcpStream, server: TcpStream, cut: Cut, statements: &AtomicUsize) {
+        let (mut from_client, mut to_client) = client.into_split();
+        let (mut from_server, mut to_server) = server.into_split();
+        let committed = AtomicBool::new(false);
+        let up = async {
+            let mut length = [0; 4];
+            // The first message has no kind.
+            let mut is_first = true;
+            loop {
+                let kind = if is_first { 0 } else { from_client.read_u8().await? };
+                from_client.read_exact(&mut length).await?;
+                let mut body = vec![0; u32::from_be_bytes(length) as usize - 4];
+                from_client.read_exact(&mut body).await?;
+                statements.fetch_add(usize::from(matches!(kind, b'Q' | b'E')), Ordering::Relaxed);
+                if kind == b'Q' && body.starts_with(b"COMMIT") && cut != Cut::Never {
+                    if cut == Cut::Before {
+                        return Ok::<(), std::io::Error>(());
+                    }
+                    committed.store(true, Ordering::Relaxed);
+                }
+                let mut message = if is_first { Vec::new() } else { vec![kind] };
+                message.extend(length);
+                message.extend(body);
+                to_server.write_all(&message).await?;
+                is_first = false;
+            }
+        };
+        let down = async {
+            let mut buffer = vec![0; 65536];
+            loop {
+                let count = from_server.read(&mut buffer).await?;
+                if count == 0 || committed.load(Ordering::Relaxed) {
+                    return Ok::<(), std::io::Error>(());
+                }
+                to_client.write_all(&buffer[..count]).await?;
+            }
+        };
+        let (up, down) = (pin!(up), pin!(down));
+        // Whichever ends first ends both.
+        futures::future::select(up, down).await;
+    }
+}
+
+fn through(proxy: &Proxy, database: &Database) -> PostgresRepository {
+    store_on(database.options.clone().port(proxy.port), &database.schema)
+}
+
+#[test]
+fn a_line_that_is_cut_at_commit_leaves_the_outcome_unknown() -> Tested {
+    for (cut, stored) in [(Cut::After, true), (Cut::Before, false)] {
+        let database = Database::new();
+        let proxy = wait(Proxy::start(cut));
+        let store = through(&proxy, &database);
+        let changes = cards(&["Meier"]);
+        let lost = failure(wait(store.commit(&changes)));
+        assert!(matches!(lost, Err(RepositoryError::OutcomeUnknown { .. })), "{lost:?}");
+        // As the contract says: the same again.
+        let again = wait(store.commit(&changes));
+        if stored {
+            let object = StoredId::Object(ObjectId::Card(changes.cards[0].id));
+            assert_eq!(conflicts(again), [Conflict::Version { object, expected: 0, found: 1 }]);
+        } else {
+            again?;
+        }
+        assert_eq!(wait(store.cards(&ids(&changes)))?.len(), 1);
+        assert_eq!(wait(store.history(&ObjectId::Card(changes.cards[0].id), 0, 9))?.len(), 1);
+    }
+    Ok(())
+}
+
+#[test]
+fn a_commit_has_a_constant_number_of_statements() -> Tested {
+    let database = Database::new();
+    let proxy = wait(Proxy::start(Cut::Never));
+    let store = through(&proxy, &database);
+    let office = Office::new();
+    let mut counts = Vec::new();
+    for size in [1_usize, 300] {
+        let mut old = ChangeSet::new();
+        for number in 0..size {
+            let card = office.card(&mut old, &number.to_string(), "Meier");
+            office.certificate(&mut old, card.id);
+            office.job(&mut old);
+            old.records.push(Record::new(format!("old/{size}/{number}"), 1.into()));
+            old.takes.push(reservation(&format!("old/{size}/{number}"), "me"));
+        }
+        wait(store.commit(&old))?;
+        let mut changes = ChangeSet::new();
+        for number in 0..size {
+            let card = office.card(&mut changes, &number.to_string(), "Meier");
+            office.certificate(&mut changes, card.id);
+            office.job(&mut changes);
+            changes.records.push(Record::new(format!("new/{size}/{number}"), 1.into()));
+            changes.takes.push(reservation(&format!("new/{size}/{number}"), "me"));
+        }
+        changes.releases = old.takes;
+        let raised = |changes: &mut ChangeSet, mut card: Card| {
+            card.version = 1;
+            card.number = Some(format!("renamed {}", card.id));
+            changes.note_card(&mut card, &office.stamp(), Why::code("renamed"));
+            changes.put_card(card);
+        };
+        old.cards.into_iter().for_each(|card| raised(&mut changes, card));
+        for mut certificate in old.certificates {
+            certificate.version = 1;
+            changes.history.push(certificate.note(&office.stamp(), Why::code("noted")));
+            changes.certificates.push(certificate);
+        }
+        changes.jobs.extend(old.jobs.into_iter().map(|job| cardwright::Job { version: 1, ..job }));
+        changes.records.extend(old.records.into_iter().map(|record| Record { version: 1, ..record }));
+        let before = proxy.statements.load(Ordering::Relaxed);
+        wait(store.commit(&changes))?;
+        counts.push(proxy.statements.load(Ordering::Relaxed) - before);
+    }
+    assert_eq!(counts[0], counts[1]);
+    assert!(counts[0] <= 18, "{} statements", counts[0]);
+    Ok(())
+}
+
+/// A server of the test's own.
+pub(crate) struct Server(Child);
+
+impl Server {
+    /// A server of its own, and its URL.
+    pub(crate) fn start() -> (Self, String) {
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/postgres");
+        let server = Command::new(script).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("it starts");
+        let mut server = Self(server);
+        let url = server.line();
+        (server, url)
+    }
+
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        // The script says nothing until it is asked: nothing is lost in the buffer.
+        BufReader::new(self.0.stdout.as_mut().expect("it is piped")).read_line(&mut line).expect("a line");
+        line.trim_end().to_owned()
+    }
+
+    pub(crate) fn tell(&mut self, order: &str) {
+        writeln!(self.0.stdin.as_mut().expect("it is piped"), "{order}").expect("it listens");
+        assert_eq!(self.line(), order);
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        drop(self.0.stdin.take());
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn a_server_that_restarts_is_away_for_a_while() -> Tested {
+    server();
+    let (mut server, url) = Server::start();
+    let options = PgConnectOptions::from_str(&url)?;
+    let store = store_on(options, &SchemaName::new("cards")?);
+    wait(store.migrate())?;
+    let changes = cards(&["Meier"]);
+    wait(store.commit(&changes))?;
+    server.tell("stop");
+    unavailable(wait(store.cards(&ids(&changes))), "");
+    unavailable(failure(wait(store.commit(&take("a")))), "");
+    unavailable(wait(store.claim(&ClaimRequest::new("worker", 1, Duration::from_secs(1)))), "");
+    server.tell("start");
+    assert_eq!(wait(store.cards(&ids(&changes)))?.len(), 1);
+    wait(store.commit(&take("a")))?;
+    Ok(())
+}
+
+// ---- what is stored ----------------------------------------------------------------------------------------------------
+
+#[test]
+fn what_cannot_be_read_is_named() -> Tested {
+    let database = Database::new();
+    let store = database.store();
+    let mut changes = cards(&["Meier"]);
+    let job = Office::new().job(&mut changes);
+    let record = Record::new("the record", 1.into());
+    changes.records.push(record.clone());
+    wait(store.commit(&changes))?;
+    let corrupt = |result: Result<(), RepositoryError>, what: &str| match result {
+        Err(RepositoryError::Corrupt { reason, .. }) => assert!(reason.contains(what), "{reason}"),
+        other => panic!("{what}: {other:?}"),
+    };
+    let card = changes.cards[0].id;
+    for change in ["UPDATE @card SET data = '{}'", "UPDATE @card SET version = -1"] {
+        wait(database.run(change));
+        corrupt(wait(store.cards(&[card])).map(|_| ()), &format!("card {card}"));
+        corrupt(wait(store.card_page(&CardQuery::default(), None, 9)).map(|_| ()), &format!("card {card}"));
+    }
+    wait(database.run("UPDATE @job SET data = 'x'; UPDATE @record SET data = '[]'; UPDATE @history SET data = '1'"));
+    corrupt(wait(store.jobs(&[job.id])).map(|_| ()), &format!("job {}", job.id));
+    let claim = ClaimRequest::new("worker", 9, Duration::from_secs(9));
+    corrupt(wait(store.claim(&claim)).map(|_| ()), &format!("job {}", job.id));
+    corrupt(wait(store.records(&[record.key])).map(|_| ()), "record the record");
+    corrupt(wait(store.changes_since(None, 9)).map(|_| ()), "history entry");
+    Ok(())
+}
+
+#[test]
+fn texts_of_any_length_are_searched() -> Tested {
+    let database = Database::new();
+    let store = database.store();
+    let long = "long ä".repeat(2_000);
+    let (first, second) = (format!("{long}1"), format!("{long}2"));
+    let changes = cards(&[&first, &second, "short", &first]);
+    wait(store.commit(&changes))?;
+    let page = |prefix: &str, limit: usize| {
+        let query = CardQuery { text: vec![TextPrefix::new("surname", prefix)], ..CardQuery::default() };
+        let mut found = Vec::new();
+        loop {
+            let after = found.last().copied();
+            let page: Vec<CardId> =
+                wait(store.card_page(&query, after, limit)).unwrap().iter().map(|card| card.id).collect();
+            found.extend_from_slice(&page);
+            if page.len() < limit {
+                return found;
+            }
+        }
+    };
+    let of = |places: &[usize]| {
+        let mut ids: Vec<CardId> = places.iter().map(|place| changes.cards[*place].id).collect();
+        ids.sort_unstable();
+        ids
+    };
+    for limit in [1, 2, 9] {
+        assert_eq!(page("long", limit), of(&[0, 1, 3]), "{limit}");
+        assert_eq!(page(&first, limit), of(&[0, 3]), "{limit}");
+        assert_eq!(page(&second, limit), of(&[1]), "{limit}");
+        assert_eq!(page(&long[..511], limit), of(&[0, 1, 3]), "{limit}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_text_that_many_have_is_paged_like_one_that_few_have() -> Tested {
+    let database = Database::new();
+    let store = database.store();
+    let names: Vec<String> = (0..2_200).map(|number| format!("Meier {number}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let changes = cards(&names);
+    wait(store.commit(&changes))?;
+    for texts in
+        [vec![("surname", "meier")], vec![("surname", "m"), ("number", "2")], vec![("surname", ""), ("number", "")]]
+    {
+        let text: Vec<_> = texts.into_iter().map(|(name, prefix)| TextPrefix::new(name, prefix)).collect();
+        let query = CardQuery { text, ..CardQuery::default() };
+        let mut expected: Vec<CardId> =
+            changes.cards.iter().filter(|card| query.matches(card)).map(|card| card.id).collect();
+        expected.sort_unstable();
+        let mut found: Vec<CardId> = Vec::new();
+        loop {
+            let page = wait(store.card_page(&query, found.last().copied(), 700))?;
+            found.extend(page.iter().map(|card| card.id));
+            if page.len() < 700 {
+                break;
+            }
+        }
+        assert_eq!(found, expected, "{query:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn the_feed_waits_for_who_began_before() -> Tested {
+    let (server, url) = Server::start();
+    let options = PgConnectOptions::from_str(&url)?;
+    let store = store_on(options.clone(), &SchemaName::new("cards")?);
+    wait(store.migrate())?;
+    wait(async {
+        let mut slow = PgConnection::connect_with(&options).await?;
+        slow.execute("BEGIN; SELECT pg_current_xact_id()").await?;
+        let changes = cards(&["Meier"]);
+        store.commit(&changes).await?;
+        assert_eq!(store.changes_since(None, 9).await?.entries, []);
+        slow.execute("ROLLBACK").await?;
+        assert_eq!(store.changes_since(None, 9).await?.entries.len(), 1);
+        for cursor in ["", "1", "x.1", "-1.1", "1.+1", "1.", ".1", "1.1.1", "99999999999999999999.1"] {
+            let refused = store.changes_since(Some(cursor), 1).await;
+            assert!(matches!(refused, Err(RepositoryError::Rejected { .. })), "{cursor}: {refused:?}");
+        }
+        Ok::<_, Box<dyn Error>>(())
+    })?;
+    drop(server);
+    Ok(())
+}
+
+#[test]
+fn the_feed_goes_on_after_a_move_to_another_server() -> Tested {
+    let database = Database::new();
+    let store = database.store();
+    let mut changes = cards(&["a", "b"]);
+    wait(store.commit(&changes))?;
+    wait(database.is_followed());
+    assert_eq!(wait(store.changes_since(None, 99))?.entries.len(), 2);
+    // As if the server before had counted further.
+    wait(database.run("UPDATE @history SET transaction = transaction + 1000000000"));
+    assert_eq!(wait(store.changes_since(None, 99))?.entries, []);
+    wait(store.migrate())?;
+    let before = wait(store.changes_since(None, 99))?;
+    assert_eq!(before.entries.len(), 2);
+    let mut card = changes.cards.remove(0);
+    card.version = 1;
+    let mut later = ChangeSet::new();
+    later.note_card(&mut card, &Office::new().stamp(), Why::code("noted"));
+    later.put_card(card);
+    wait(store.commit(&later))?;
+    wait(store.migrate())?;
+    // Nothing else tells when the feed has come so far: its numbers are ahead of the server's.
+    let page = loop {
+        let page = wait(store.changes_since(before.cursor.as_deref(), 99))?;
+        if !page.entries.is_empty() {
+            break page;
+        }
+    };
+    assert_eq!(page.entries.iter().map(|one| one.entry.clone()).collect::<Vec<_>>(), later.history);
+    Ok(())
+}
+
+#[test]
+fn an_entry_that_is_there_already_is_refused_and_named() -> Tested {
+    let database = Database::new();
+    let store = database.store();
+    let changes = cards(&["a", "b"]);
+    wait(store.commit(&changes))?;
+    let object = changes.history[1].object.clone();
+    let mut again = ChangeSet::new();
+    again.history.push(changes.history[1].clone());
+    rejected(failure(wait(store.commit(&again))), &format!("{object} already has a history entry 1"));
+    let mut twice = cards(&["c"]);
+    twice.history.push(twice.history[0].clone());
+    rejected(failure(wait(store.commit(&twice))), "already has a history entry 1");
+    assert_eq!(wait(store.cards(&ids(&twice)))?, []);
+    Ok(())
+}

@@ -1,0 +1,206 @@
+//! The examples that run on: two web services on one store, and two workers.
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use cardwright::adapters::sqlite::SqliteRepository;
+use cardwright::host::{CardQuery, CardRepository as _};
+use cardwright::{CardState, Order};
+use futures::executor::block_on;
+use serde_json::{Value, json};
+
+/// A program of the examples, which is stopped in the end.
+struct Program {
+    child: Child,
+    said: BufReader<ChildStdout>,
+}
+
+impl Program {
+    fn start(name: &str, arguments: &[&str]) -> Self {
+        let mut child = Command::new(example(name))
+            .args(arguments)
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("examples are built before the tests are run");
+        let said = BufReader::new(child.stdout.take().expect("it is piped"));
+        Self { child, said }
+    }
+
+    /// The next line with this in it.
+    fn line(&mut self, with: &str) -> String {
+        loop {
+            let mut line = String::new();
+            assert!(self.said.read_line(&mut line).expect("it prints text") > 0, "it ended without {with:?}");
+            if line.contains(with) {
+                return line.trim_end().to_owned();
+            }
+        }
+    }
+
+    /// Interrupts it as Ctrl-C does; what it says until its end, which must be a good one.
+    fn interrupt(mut self) -> String {
+        let id = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-INT", &id]).status().expect("there is kill").success());
+        let mut rest = String::new();
+        self.said.read_to_string(&mut rest).expect("it prints text");
+        assert!(self.child.wait().expect("it is ours").success(), "{rest}");
+        rest
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn example(name: &str) -> PathBuf {
+    let test = std::env::current_exe().expect("a test knows where it is");
+    let folder = test.parent().and_then(Path::parent).expect("it is two folders down");
+    folder.join("examples").join(format!("{name}{}", std::env::consts::EXE_SUFFIX))
+}
+
+/// One web service, by its address.
+struct Service(Program, String);
+
+impl Service {
+    fn start(file: &Path) -> Self {
+        let mut program = Program::start("web_service", &[file.to_str().expect("a plain path"), "0"]);
+        let line = program.line("listening on http://");
+        Self(program, line.replace("listening on http://", ""))
+    }
+
+    /// Status, kind of content, and content.
+    fn call(&self, method: &str, path: &str, user: &str, body: &Value) -> (u16, String, String) {
+        let mut stream = TcpStream::connect(&self.1).expect("it listens");
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        let head = format!("{method} {path} HTTP/1.0\r\nx-user: {user}\r\ncontent-type: application/json\r\n");
+        write!(stream, "{head}content-length: {}\r\n\r\n{body}", body.len()).expect("it listens");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("it answers");
+        let (head, content) = answer.split_once("\r\n\r\n").expect("a head and a body");
+        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
+        let kind = head.lines().find_map(|line| line.strip_prefix("content-type: ")).unwrap_or_default();
+        (status, kind.to_owned(), content.to_owned())
+    }
+
+    fn json(&self, method: &str, path: &str, user: &str, body: &Value) -> Value {
+        let (status, _, content) = self.call(method, path, user, body);
+        assert_eq!(status, 200, "{method} {path}: {content}");
+        serde_json::from_str(&content).expect("it is JSON")
+    }
+
+    /// The status of a problem, which must be told as one.
+    fn problem(&self, method: &str, path: &str, user: &str, body: &Value) -> u16 {
+        let (status, kind, content) = self.call(method, path, user, body);
+        let told: Value = serde_json::from_str(&content).unwrap_or_else(|_| panic!("{status} {kind}: {content}"));
+        assert_eq!((kind.as_str(), &told["status"]), ("application/problem+json", &json!(status)), "{content}");
+        assert!(told["detail"].as_str().is_some_and(|detail| !detail.is_empty()), "{content}");
+        status
+    }
+}
+
+const ORDER: &str = "/runs/CardsAddonExtProdBoProcOrderMultiple";
+
+fn people(ids: &[&str]) -> Value {
+    json!({"selection": {"ids": ids.iter().map(|id| json!({"user": id})).collect::<Vec<_>>()}})
+}
+
+#[test]
+fn a_run_that_one_web_service_has_opened_another_finishes() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("office.db");
+    let (one, two) = (Service::start(&file), Service::start(&file));
+    let run = one.json("POST", ORDER, "olga", &Value::Null);
+    let (status, kind, events) = two.call("POST", "/work", "olga", &json!([run, people(&["p1", "p2", "nobody"])]));
+    assert_eq!((status, kind.as_str()), (200, "text/event-stream"));
+    let data: Vec<Value> = events
+        .lines()
+        .filter_map(|line| line.strip_prefix("data: "))
+        .map(|data| serde_json::from_str(data).expect("it is JSON"))
+        .collect();
+    assert_eq!(data.len(), 2, "a chunk and the report: {events}");
+    assert_eq!((&data[0]["done"], &data[0]["of"]), (&json!(3), &json!(3)));
+    assert_eq!((&data[1]["done"], &data[1]["refused"]), (&json!({"processing": 2}), &json!({"not_found": 1})));
+
+    // Asked again, the first one finishes the same run, in which all is done.
+    let (_, _, events) = one.call("POST", "/work", "olga", &json!([run, people(&["p1", "p2", "nobody"])]));
+    assert!(events.contains(r#""done_earlier":2"#), "{events}");
+    let until = Instant::now() + Duration::from_secs(60);
+    while one.json("GET", "/cards?state=produced", "", &Value::Null).as_array().map(Vec::len) != Some(2) {
+        assert!(
+            Instant::now() < until,
+            "the workers of the two make the cards: {}",
+            one.json("GET", "/health", "", &Value::Null)
+        );
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    assert_eq!(one.json("GET", "/doubts", "", &Value::Null), json!([]));
+    assert_eq!((one.0.interrupt(), two.0.interrupt()), (String::new(), String::new()));
+}
+
+#[test]
+fn a_web_service_tells_problems_by_their_status() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let service = Service::start(&folder.path().join("office.db"));
+    let run = service.json("POST", ORDER, "olga", &Value::Null);
+    let mut altered = run.clone();
+    altered["actor"]["roles"] = json!(["card_production_administrator"]);
+    altered["actor"]["id"] = json!("anton");
+    altered["actor"]["person"] = json!("anton");
+    altered["actor"]["roles"] = json!(["approver"]);
+    let one = people(&["p1"]);
+    let unknown = json!({"selection": {"ids": [{"card": "00000000-0000-0000-0000-000000000001"}]}});
+    for (status, method, path, user, body) in [
+        (401, "POST", ORDER, "mallory", Value::Null),
+        (403, "POST", ORDER, "anton", Value::Null),
+        (404, "POST", "/runs/CardsAddonExtProdBoProcOrderMulitple", "olga", Value::Null),
+        (403, "POST", "/work", "anton", json!([run, one])),
+        (409, "POST", "/work", "anton", json!([altered, one])),
+        (422, "POST", "/work", "olga", json!([run, {"selection": "nothing"}])),
+        (404, "POST", "/do/CardsAddonExtProdProcAbort", "olga", unknown),
+        (409, "POST", "/do/TempCardsAddonExtProdProcOrder", "olga", json!({"values": {"amount": "1"}})),
+    ] {
+        assert_eq!(service.problem(method, path, user, &body), status, "{method} {path} as {user}");
+    }
+    // Of one user's two orders one is refused.
+    service.json("POST", "/do/CardsAddonExtProdBoProcOrderMultiple", "olga", &one);
+    let again = service.problem("POST", "/do/CardsAddonExtProdBoProcOrderMultiple", "olga", &one);
+    assert_eq!(again, 409);
+}
+
+#[test]
+fn two_workers_on_one_store_do_each_job_once() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("office.db");
+    let path = file.to_str().expect("a plain path");
+    let mut once = Program::start("worker", &[path, "--order", "3", "--once"]);
+    assert_eq!(once.line("ordered"), r#"ordered: {"processing": 3}, refused: {}"#);
+    once.line(r#"done: {"done": 3, "ordered": 3}"#);
+    assert!(once.child.wait().expect("it is ours").success());
+
+    let mut workers = [Program::start("worker", &[path]), Program::start("worker", &[path, "--order", "90"])];
+    assert_eq!(workers[1].line("ordered"), r#"ordered: {"processing": 87}, refused: {OpenOrder: 3}"#);
+    workers.iter_mut().for_each(|worker| drop(worker.line("working on")));
+    let store = SqliteRepository::open(&file).expect("the file opens");
+    let until = Instant::now() + Duration::from_secs(60);
+    let produced = || {
+        let query = CardQuery { states: vec![CardState::Produced], ..CardQuery::default() };
+        block_on(store.card_page(&query, None, 1000)).expect("cards can be read")
+    };
+    while produced().len() < 90 {
+        assert!(Instant::now() < until, "{} of 90 cards are made", produced().len());
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    for worker in workers {
+        assert!(worker.interrupt().ends_with("stopped: Finished\n"));
+    }
+    for card in produced() {
+        let earlier = card.order.map(|Order { earlier, .. }| earlier);
+        assert_eq!(earlier, Some(Vec::new()), "ordered once");
+    }
+}

@@ -1,0 +1,335 @@
+//! The background worker, on simulated time.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use cardwright::adapters::memory::MemoryRepository;
+use cardwright::adapters::simulator::{SimulatedBureau, SimulatedClock};
+use cardwright::host::{AccessPolicy, CardOrder, Decision, FindOutcome, GoCardsProvider, PlaceOutcome, Placement};
+use cardwright::host::{CardQuery, Clock as _, StatusOutcome};
+use cardwright::options::ResolvedOptions;
+use cardwright::process::{
+    Answer, Component, Field, HouseRules, Item, ItemId, ItemKind, Needs, Plan, PlanContext, Process, ProcessDefinition,
+    ProcessPackage, Refusal, RegistryError, Slot, StartPoint,
+};
+use cardwright::worker::{Figures, Schedule, Stopped, Worker};
+use cardwright::{Actor, CardState, Engine, EngineSettings, JobKind, JobState, SymbolicName};
+use futures::executor::block_on;
+
+use crate::office::{
+    ABORT, ISSUE, ORDER, Office, SYNC_ORDERS, SYNC_ORPHANS, SYNC_PRODUCTION, SYNC_STATUS, administrator, operator,
+    service, user_item,
+};
+use crate::watched::{jobs, second, store};
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// An office, and an engine of a worker on the same store.
+fn office_and_engine(
+    change: impl FnOnce(cardwright::EngineBuilder) -> cardwright::EngineBuilder,
+) -> (Office, Arc<Engine>) {
+    let (repository, clock) = store();
+    let office = Office::on(repository.clone(), clock, |builder| builder);
+    let engine = Arc::new(second(&office, repository, change).engine);
+    (office, engine)
+}
+
+fn order_all(office: &Office) {
+    let people: Vec<ItemId> = (1..=10).map(|number| user_item(&format!("u{number}"))).collect();
+    let report = office.run(ORDER, &operator(), Answer::ids(people)).0;
+    assert_eq!(report.done["processing"], 10);
+}
+
+fn count(office: &Office, state: CardState) -> usize {
+    let query = CardQuery { states: vec![state], ..CardQuery::default() };
+    block_on(office.engine.card_page(&query, None, 100)).expect("cards can be read").len()
+}
+
+/// Ready once this is so. Gives up when it does not come.
+async fn until(mut is_so: impl FnMut() -> bool) {
+    for _ in 0..200_000 {
+        if is_so() {
+            return;
+        }
+        tokio::task::yield_now().await;
+    }
+    panic!("it does not come");
+}
+
+/// A worker that looks twice an hour, so that days pass quickly.
+fn leisurely(engine: Arc<Engine>, lanes: usize) -> Worker {
+    let schedule = Schedule::jobs().every(HOUR / 2).lanes(lanes);
+    [SYNC_ORDERS, SYNC_STATUS, SYNC_PRODUCTION]
+        .iter()
+        .fold(Worker::new(engine, service()), |worker, name| worker.schedule(name, schedule).expect("it is one"))
+}
+
+fn figures(worker: &Worker, process: &str) -> Figures {
+    let name = SymbolicName::new(process).expect("a valid name");
+    worker.watch().processes().remove(&name).expect("it is a background process")
+}
+
+/// Nobody is at a job any more.
+fn assert_nothing_is_claimed(office: &Office) {
+    let claimed: Vec<_> = jobs(office, JobKind::PlaceOrder).into_iter().filter(|job| job.claim.is_some()).collect();
+    assert_eq!(claimed, []);
+}
+
+#[tokio::test]
+async fn a_worker_does_all_there_is_to_do() {
+    let (office, engine) = office_and_engine(|builder| builder);
+    order_all(&office);
+    let worker = leisurely(engine, 1);
+    let backlog = worker.watch().health().await.expect("the store can be read").backlog;
+    assert_eq!(backlog.iter().map(|kind| (kind.kind, kind.due)).collect::<Vec<_>>(), [(JobKind::PlaceOrder, 10)]);
+    assert_eq!(backlog[0].oldest_due, Some(jobs(&office, JobKind::PlaceOrder)[0].due));
+
+    let stopped = worker.run(until(|| count(&office, CardState::Produced) == 10)).await;
+    assert_eq!(stopped, Stopped::Finished);
+    assert_eq!(office.bureau.ledger().len(), 10, "once each");
+    assert_eq!(office.mail.sent().len(), 10, "the messages are sent too");
+    let orders = figures(&worker, SYNC_ORDERS);
+    assert_eq!((orders.in_doubt, orders.refused, orders.interrupted), (0, 0, 0), "{orders:?}");
+    assert!(orders.done >= 10, "{orders:?}");
+    assert!(figures(&worker, SYNC_STATUS).runs > 10, "statuses are read again and again");
+    assert_eq!(worker.watch().health().await.expect("the store can be read").backlog, []);
+}
+
+#[tokio::test]
+async fn a_worker_goes_on_with_productions_and_sweeps() {
+    let (office, engine) = office_and_engine(|builder| builder);
+    let cards: Vec<_> = ["u1", "u2"].iter().map(|user| ItemId::Card(office.request(user))).collect();
+    office.personalizer.outage(office.clock.now() + HOUR);
+    office.run(ISSUE, &operator(), Answer::ids(cards));
+    assert_eq!(count(&office, CardState::Issued), 0);
+    let worker = Worker::new(engine, service());
+    worker.run(until(|| count(&office, CardState::Issued) == 2 && figures(&worker, SYNC_ORPHANS).runs > 2)).await;
+    assert!(figures(&worker, SYNC_PRODUCTION).done > 0);
+}
+
+#[tokio::test]
+async fn two_workers_with_many_lanes_order_nothing_twice() {
+    let (repository, clock) = store();
+    let office = Office::on(repository.clone(), clock, |builder| builder);
+    order_all(&office);
+    let engines = ["one", "two"].map(|name| {
+        Arc::new(
+            second(&office, repository.clone(), |builder| {
+                builder.worker(name).settings(EngineSettings::new().chunk(1))
+            })
+            .engine,
+        )
+    });
+    let workers = engines.map(|engine| leisurely(engine, 4));
+    let produced = || until(|| count(&office, CardState::Produced) == 10);
+    let ended = futures::join!(workers[0].run(produced()), workers[1].run(produced()));
+    assert_eq!(ended, (Stopped::Finished, Stopped::Finished));
+    assert_eq!(office.bureau.ledger().len(), 10);
+}
+
+#[tokio::test]
+async fn once_does_what_is_due_and_no_more() {
+    let (office, engine) = office_and_engine(|builder| builder);
+    order_all(&office);
+    let worker = Worker::new(Arc::clone(&engine), service());
+    let reports = worker.run_once().await.expect("all can be opened");
+    assert!(reports.iter().all(|report| report.items > 0), "{reports:?}");
+    assert_eq!(count(&office, CardState::Ordered), 10);
+    assert_nothing_is_claimed(&office);
+    assert_eq!(worker.run_once().await.expect("all can be opened"), [], "nothing is due");
+}
+
+#[tokio::test]
+async fn trouble_is_left_alone_for_longer_and_longer_and_does_not_last() {
+    let (office, engine) = office_and_engine(|builder| builder);
+    order_all(&office);
+    office.bureau.outage(office.clock.now() + chrono::TimeDelta::hours(8));
+    let schedule = Schedule::jobs().lanes(3).back_off(Duration::from_secs(10), HOUR);
+    let worker = Worker::new(engine, service()).schedule(SYNC_ORDERS, schedule).expect("it is one");
+    worker.run(until(|| count(&office, CardState::Ordered) == 10)).await;
+    let figures = figures(&worker, SYNC_ORDERS);
+    // From 10 s to an hour in ten steps, then every hour; three lanes may each begin before the first has said so.
+    assert!((3..=40).contains(&figures.interrupted), "{figures:?}");
+    assert_eq!(figures.last_trouble.as_deref(), Some("the outside does not want to be called for now"));
+    assert_eq!(figures.backs_off_until, None, "it is over");
+    assert_eq!(office.bureau.ledger().len(), 10);
+}
+
+/// A bureau that takes as long as the test wants.
+struct SlowBureau {
+    inner: SimulatedBureau,
+    begun: Arc<AtomicU64>,
+    released: Arc<tokio::sync::Semaphore>,
+}
+
+#[async_trait]
+impl GoCardsProvider for SlowBureau {
+    fn placement(&self) -> Placement {
+        self.inner.placement()
+    }
+    async fn place(&self, orders: &[CardOrder]) -> Vec<PlaceOutcome> {
+        self.begun.fetch_add(1, Ordering::Relaxed);
+        let _permit = self.released.acquire().await;
+        self.inner.place(orders).await
+    }
+    async fn status(&self, order_ids: &[String]) -> Vec<StatusOutcome> {
+        self.inner.status(order_ids).await
+    }
+    async fn find(&self, reference: &str) -> FindOutcome {
+        self.inner.find(reference).await
+    }
+}
+
+/// An office with ten orders, and a worker whose bureau answers once it is released.
+fn slow() -> (Office, Worker, Arc<AtomicU64>, Arc<tokio::sync::Semaphore>) {
+    // Time moves only when it is told to: the call is not given up.
+    let clock = SimulatedClock::new(crate::office::clock().now());
+    let repository = MemoryRepository::new(Arc::new(clock.clone()));
+    let office = Office::on(repository.clone(), clock, |builder| builder);
+    let (begun, released) = (Arc::new(AtomicU64::new(0)), Arc::new(tokio::sync::Semaphore::new(0)));
+    let bureau =
+        SlowBureau { inner: office.bureau.clone(), begun: Arc::clone(&begun), released: Arc::clone(&released) };
+    let settings = EngineSettings::new().chunk(4).orders_per_call(2);
+    let engine = Arc::new(second(&office, repository, |builder| builder.bureau(bureau).settings(settings)).engine);
+    order_all(&office);
+    let worker = Worker::new(engine, service());
+    (office, worker, begun, released)
+}
+
+#[tokio::test]
+async fn stopped_it_finishes_the_chunk_it_is_at_and_releases_the_rest() {
+    let (office, worker, begun, released) = slow();
+    let stop = async {
+        until(|| begun.load(Ordering::Relaxed) == 1).await;
+        let released = Arc::clone(&released);
+        tokio::spawn(async move {
+            for _ in 0..100 {
+                tokio::task::yield_now().await;
+            }
+            released.add_permits(1);
+        });
+    };
+    assert_eq!(worker.run(stop).await, Stopped::Finished);
+    assert_eq!(
+        (count(&office, CardState::Ordered), count(&office, CardState::Processing)),
+        (4, 6),
+        "one chunk of four"
+    );
+    assert_nothing_is_claimed(&office);
+    assert_eq!(jobs(&office, JobKind::PlaceOrder).iter().filter(|job| job.state == JobState::InDoubt).count(), 0);
+}
+
+#[tokio::test]
+async fn cut_off_it_loses_nothing_and_what_was_being_sent_is_in_doubt() {
+    let (office, worker, begun, _released) = slow();
+    let worker = worker.grace(Duration::from_millis(20));
+    assert_eq!(worker.run(until(|| begun.load(Ordering::Relaxed) == 1)).await, Stopped::CutOff(1));
+    assert_eq!(count(&office, CardState::Processing), 10);
+    office.clock.advance(HOUR);
+    office.sync(SYNC_ORDERS);
+    assert_eq!(count(&office, CardState::Ordered), 8);
+    let doubts = block_on(office.engine.doubts(None, 10)).expect("doubts can be read");
+    assert_eq!(doubts.len(), 2, "two orders were in the call");
+}
+
+#[tokio::test]
+async fn a_rate_is_kept() {
+    let (office, engine) = office_and_engine(|builder| builder.settings(EngineSettings::new().chunk(1)));
+    order_all(&office);
+    let schedule = Schedule::jobs().lanes(2).per_minute(1);
+    let worker = Worker::new(engine, service()).schedule(SYNC_ORDERS, schedule).expect("it is one");
+    let start = office.clock.now();
+    worker.run(until(|| count(&office, CardState::Processing) == 0)).await;
+    let minutes = (office.clock.now() - start).num_minutes();
+    // Two lanes may begin at once; orders and messages are items.
+    assert!(minutes >= 8, "{minutes} minutes for ten orders");
+    assert!(figures(&worker, SYNC_ORDERS).last_minute <= 3, "{:?}", figures(&worker, SYNC_ORDERS));
+}
+
+/// Says no to every job.
+struct NoJobs;
+
+#[async_trait]
+impl AccessPolicy for NoJobs {
+    async fn may_start(&self, _: &Actor, _: &SymbolicName) -> Decision {
+        Decision::Yes
+    }
+    async fn may(&self, _: &Actor, _: &SymbolicName, objects: &[ItemId]) -> Vec<Decision> {
+        vec![Decision::No { reason: "not today".to_owned() }; objects.len()]
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_permitted_is_not_tried_again_at_once() {
+    let (office, engine) = office_and_engine(|builder| builder.access(NoJobs));
+    order_all(&office);
+    let worker = Worker::new(engine, service());
+    let start = office.clock.now();
+    worker.run(until(|| office.clock.now() - start > chrono::TimeDelta::minutes(10))).await;
+    let figures = figures(&worker, SYNC_ORDERS);
+    assert!((100..=170).contains(&figures.runs), "every five seconds or so for ten minutes: {figures:?}");
+    assert_eq!(office.bureau.ledger().len(), 0);
+}
+
+#[tokio::test]
+async fn what_is_switched_off_waits_until_it_is_switched_on() {
+    let (office, engine) = office_and_engine(|builder| builder);
+    order_all(&office);
+    block_on(office.engine.disable(SYNC_ORDERS, Slot::Background, &administrator())).expect("it can be switched off");
+    let worker = Worker::new(engine, service());
+    let start = office.clock.now();
+    let stop = async {
+        until(|| office.clock.now() - start > chrono::TimeDelta::hours(1)).await;
+        assert_eq!(count(&office, CardState::Processing), 10);
+        block_on(office.engine.enable(SYNC_ORDERS, Slot::Background, &administrator())).expect("it can be switched on");
+        until(|| count(&office, CardState::Processing) == 0).await;
+    };
+    worker.run(stop).await;
+    assert_eq!(figures(&worker, SYNC_ORDERS).interrupted, 0, "that is no trouble");
+}
+
+/// A background process of a host's that panics.
+struct Broken(ProcessDefinition);
+
+impl Process for Broken {
+    fn definition(&self) -> &ProcessDefinition {
+        &self.0
+    }
+    fn fields(&self, _: &ResolvedOptions, _: &HouseRules) -> Vec<Field> {
+        panic!("it is broken")
+    }
+    fn needs(&self) -> Needs {
+        Needs::nothing()
+    }
+    fn plan(&self, _: Item, _: &PlanContext<'_>) -> Result<Plan, Refusal> {
+        panic!("it is broken")
+    }
+}
+
+#[tokio::test]
+async fn a_process_that_panics_spoils_nothing_but_its_own_runs() {
+    let name = SymbolicName::new("TestBroken").expect("a valid name");
+    let definition = ProcessDefinition::new(name, "Broken", "Test", ItemKind::New)
+        .offered(Component::Background, StartPoint::Schedule)
+        .fits([Slot::Background]);
+    let (office, engine) =
+        office_and_engine(|builder| builder.package(ProcessPackage::new().process(Broken(definition))));
+    order_all(&office);
+    let worker = leisurely(engine, 1);
+    worker.run(until(|| count(&office, CardState::Produced) == 10)).await;
+    let broken = figures(&worker, "TestBroken");
+    assert!(broken.interrupted > 1 && broken.done == 0, "{broken:?}");
+    assert_eq!(broken.last_trouble.as_deref(), Some("it panicked"));
+}
+
+#[test]
+fn only_background_processes_can_be_scheduled() {
+    let (_, engine) = office_and_engine(|builder| builder);
+    let worker = || Worker::new(Arc::clone(&engine), service());
+    let unknown = worker().schedule("CardsAddonExtProdBatchSyncOrders", Schedule::jobs()).expect_err("misspelled");
+    assert!(unknown.to_string().contains("did you mean `CardsAddonExtProdBatchSyncOrder`?"), "{unknown}");
+    let of_people = worker().schedule(ABORT, Schedule::jobs()).expect_err("people start it");
+    assert!(matches!(of_people, RegistryError::NotBackground { .. }), "{of_people}");
+}
