@@ -73,15 +73,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let options: ResolvedOptions = fixed.resolve(&names, &subject)?;
     let answers = BTreeMap::new();
     let rules = rules();
-    let context = PlanContext {
-        stamp,
-        actor: &actor,
-        run,
-        opened: stamp.at,
-        options: &options,
-        answers: &answers,
-        rules: &rules,
-    };
+    let context = PlanContext { stamp, actor: &actor, run, options: &options, answers: &answers, rules: &rules };
     let item = || {
         let mut item = Item::new(ItemId::User(user.id.clone()));
         item.user = Some(user.clone());

@@ -1,19 +1,19 @@
 //! A web service around an engine: open a run and answer it with progress as server-sent events, list, approve, abort, settle doubts.
-//! Refusals and errors are `application/problem+json`. Started twice on one store, a run that one has opened, the other finishes.
+//! The engine's refusals and errors are `application/problem+json`. A run that one instance on a store has opened, another finishes.
 //!
 //! ```text
 //! cargo run --release --example web_service -- office.db 8080          (or a postgres:// address)
 //!
 //! curl -s localhost:8080/runs/CardsAddonExtProdBoProcOrderMultiple -H 'x-user: olga' -X POST >run.json
-//! jq '[., {selection: {ids: [{user: "p1"}, {user: "p2"}, {user: "nobody"}]}}]' run.json |
+//! jq '[., {selection: {ids: [{user: "p1"}, {user: "p500"}, {user: "nobody"}]}}]' run.json |
 //!     curl -sN localhost:8080/work -H 'x-user: olga' --json @-
-//! curl -s 'localhost:8080/cards?state=processing'
-//! curl -s localhost:8080/do/CardsAddonExtProdProcAbort -H 'x-user: olga' --json '{"selection": {"ids": [{"card": "…"}]}}'
+//! curl -s 'localhost:8080/cards?state=requested'                       (with the ids of cards and requests)
 //! curl -s localhost:8080/do/CardsProcApproval -H 'x-user: anton' \
 //!     --json '{"selection": {"ids": [{"request": "…"}]}, "values": {"decision": "approve"}}'
-//! curl -s localhost:8080/doubts
-//! curl -s localhost:8080/do/CardsProcResolveDoubt -H 'x-user: olga' \
-//!     --json '{"selection": {"ids": [{"job": "…"}]}, "values": {"resolution": "give up", "reason": "they have lost it"}}'
+//! curl -s localhost:8080/do/CardsAddonExtProdProcAbort -H 'x-user: olga' --json '{"selection": {"ids": [{"card": "…"}]}}'
+//! curl -s localhost:8080/doubts                                        (the answer for p500 is lost)
+//! curl -s localhost:8080/do/CardsProcResolveDoubt -H 'x-user: petra' --json '{"selection": {"ids": [{"job": "…"}]},
+//!     "values": {"doubt": "…/1", "resolution": "give up", "reason": "they have lost it"}}'
 //! curl -s localhost:8080/health
 //! ```
 
@@ -45,10 +45,10 @@ struct App {
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let mut arguments = std::env::args().skip(1);
-    let address = arguments.next().unwrap_or_else(|| "web_service.db".to_owned());
-    let port: u16 = arguments.next().map_or(Ok(8080), |port| port.parse())?;
+    let (address, port) = (std::env::args().nth(1), std::env::args().nth(2));
+    let (address, port) = (address.unwrap_or("web_service.db".to_owned()), port.map_or(Ok(8080), |port| port.parse())?);
     let engine = Arc::new(shared::office(shared::store(&address).await?, &format!("web service {port}")).await?);
+    shared::approve_orders(&engine).await?;
     let worker = Worker::new(Arc::clone(&engine), shared::service()?);
     let app = Router::new()
         .route("/runs/{process}", post(open))
@@ -78,8 +78,8 @@ impl<S: Sync> FromRequestParts<S> for Caller {
         let role = match login {
             "olga" => Role::Operator,
             "anton" => Role::Approver,
-            "ada" => Role::Administrator,
-            _ => return Err(Problem::new(StatusCode::UNAUTHORIZED, "who", "x-user must be olga, anton or ada")),
+            "petra" => Role::CardProductionAdministrator,
+            _ => return Err(Problem::new(StatusCode::UNAUTHORIZED, "who", "x-user must be olga, anton or petra")),
         };
         shared::actor(login, role).map(Self).map_err(|error| Problem::new(StatusCode::UNAUTHORIZED, "who", error))
     }

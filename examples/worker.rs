@@ -23,10 +23,14 @@ use cardwright::{Role, UserId};
 async fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);
     let (mut address, mut order, mut once) = ("worker.db".to_owned(), 0, false);
+    let usage = || {
+        format!("usage: worker [store] [--order N] [--once], not {:?}", std::env::args().skip(1).collect::<Vec<_>>())
+    };
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
             "--once" => once = true,
-            "--order" => order = arguments.next().unwrap_or_default().parse()?,
+            "--order" => order = arguments.next().and_then(|number| number.parse().ok()).ok_or_else(usage)?,
+            option if option.starts_with('-') => return Err(usage().into()),
             _ => address = argument,
         }
     }

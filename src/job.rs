@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::actor::Role;
@@ -46,12 +46,15 @@ pub struct Job {
     /// Whether an attempt was never answered that is none any more, since a person wants it to be tried again.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub unanswered: bool,
-    /// When there last was news of its order, from the bureau or from a person who looked.
+    /// On how many days in a row the bureau was asked for its order and had nothing new to say.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub silent_days: u32,
+    /// When the last of those days was counted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub news: Option<DateTime<Utc>>,
-    /// When it last came into doubt.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub doubted: Option<DateTime<Utc>>,
+    pub silent_at: Option<DateTime<Utc>>,
+    /// How often it came into doubt.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub doubts: u32,
     /// Who may try it now. Only stores set this.
     #[serde(skip)]
     pub claim: Option<Claim>,
@@ -80,8 +83,9 @@ impl Job {
             attempts: 0,
             attempt: None,
             unanswered: false,
-            news: None,
-            doubted: None,
+            silent_days: 0,
+            silent_at: None,
+            doubts: 0,
             claim: None,
             setbacks: 0,
             remark: None,
@@ -107,14 +111,32 @@ impl Job {
 
     /// Leaves it to a person: whether it was done is unknown.
     #[must_use]
-    pub(crate) fn in_doubt(self, reason: &str, at: DateTime<Utc>) -> Self {
+    pub(crate) fn in_doubt(self, reason: &str) -> Self {
         let remark = Some(reason.to_owned());
-        Self { state: JobState::InDoubt, doubted: Some(at), claim: None, remark, ..self }
+        Self { state: JobState::InDoubt, doubts: self.doubts + 1, claim: None, remark, ..self }
     }
 
-    /// Since when nothing new was heard of its order.
-    pub(crate) fn silent_since(&self) -> DateTime<Utc> {
-        self.news.unwrap_or(self.created)
+    /// There was nothing new of its order; on how many days in a row by now. What is counted is days on which it was asked, not
+    /// time: a bureau that is away, workers that stand still and clocks that jump are no silence.
+    pub(crate) fn nothing_new(&mut self, now: DateTime<Utc>) -> u32 {
+        let is_counted = self.silent_at.is_some_and(|last| (now - last).abs() < TimeDelta::days(1));
+        if !is_counted {
+            self.silent_days += 1;
+            self.silent_at = Some(now);
+        }
+        self.silent_days
+    }
+
+    /// There was something new.
+    pub(crate) const fn news(&mut self) {
+        self.silent_days = 0;
+        self.silent_at = None;
+    }
+
+    /// Which doubt of which job there is to be settled: whoever settles it names it, so that what is said of one doubt is never
+    /// taken for a word about a later one. `<job>/<how often it came into doubt>`.
+    pub fn doubt(&self) -> String {
+        format!("{}/{}", self.id, self.doubts)
     }
 
     /// The attempt that comes next. Its reference is what the outside is told; it is one per attempt.
@@ -132,6 +154,11 @@ impl Job {
     pub fn is_being_tried(&self, now: DateTime<Utc>) -> bool {
         self.attempt.is_some() || self.claim.as_ref().is_some_and(|claim| claim.until > now)
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
+const fn is_zero(count: &u32) -> bool {
+    *count == 0
 }
 
 /// What is to be done.

@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::future::Future;
+use std::num::NonZeroU32;
 use std::panic::AssertUnwindSafe;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -50,29 +52,33 @@ pub struct Worker {
     actor: Actor,
     schedules: BTreeMap<SymbolicName, Schedule>,
     grace: Duration,
-    lines: Arc<Mutex<BTreeMap<SymbolicName, Line>>>,
+    tallies: Arc<Mutex<BTreeMap<SymbolicName, Tally>>>,
 }
+
+/// The shortest wait of a schedule, so that others have their turn.
+const SHORTEST: Duration = Duration::from_millis(1);
+
+/// The longest wait of a schedule.
+const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// How much longer a wait becomes at most by chance.
+const LONGER: f64 = 1.25;
+
+/// How long a lane that came to its end waits until it is started again.
+const RESTART: Duration = Duration::from_millis(100);
 
 /// How a background process is run.
 #[derive(Clone, Copy, Debug, PartialEq)]
-#[non_exhaustive]
 pub struct Schedule {
-    /// How long to wait after a look that found nothing to do; after a run, for one that does not look for jobs.
-    pub every: Duration,
-    /// How many runs of it go on at once on this worker. Each claims a chunk of its own.
-    pub lanes: usize,
-    /// At most so many items a minute on this worker; `None` for as many as there are. What is left waits before the next chunk,
-    /// so that a chunk ([`EngineSettings::chunk`](crate::EngineSettings::chunk)) is what may come at once.
-    pub per_minute: Option<u32>,
-    /// How long to wait after the first time that the outside or the store would not; doubled each time, up to
-    /// [`longest_back_off`](Self::longest_back_off).
-    pub back_off: Duration,
-    /// The longest time to wait after such trouble.
-    pub longest_back_off: Duration,
+    every: Duration,
+    lanes: usize,
+    per_minute: Option<NonZeroU32>,
+    back_off: Duration,
+    longest_back_off: Duration,
 }
 
 impl Schedule {
-    /// For a process that does due jobs: looks for them every 5 s, in one lane, backs off from 5 s to 5 min.
+    /// For a process that does due jobs: looks for them every 5 s, in one lane, at any rate, and backs off from 5 s to 5 min.
     pub const fn jobs() -> Self {
         Self {
             every: Duration::from_secs(5),
@@ -83,33 +89,48 @@ impl Schedule {
         }
     }
 
-    /// For a process that goes through all there is: once an hour.
+    /// For a process that goes through all there is: once an hour, and otherwise like [`jobs`](Self::jobs).
     pub const fn sweep() -> Self {
         Self { every: Duration::from_secs(3600), ..Self::jobs() }
     }
 
-    /// The same with another time between looks.
+    /// How long to wait after a look that found nothing to do; after a run, for a process that does not do due jobs. 5 s for
+    /// [`jobs`](Self::jobs), an hour for a [`sweep`](Self::sweep); from 1 ms to 365 days.
     #[must_use]
-    pub const fn every(self, every: Duration) -> Self {
-        Self { every, ..self }
+    pub fn every(self, every: Duration) -> Self {
+        Self { every: every.clamp(SHORTEST, LONGEST), ..self }
     }
 
-    /// The same with another number of lanes; none leaves the process to other workers.
+    /// How many runs of it go on at once on this worker, each with a chunk of its own; 1 by default. None leaves the process to
+    /// other workers.
     #[must_use]
     pub const fn lanes(self, lanes: usize) -> Self {
         Self { lanes, ..self }
     }
 
-    /// The same with at most so many items a minute; at least 1.
+    /// At most so many items a minute on this worker, at least 1; as many as there are by default. All jobs of the process count,
+    /// its messages too.
+    ///
+    /// The wait comes after the chunk: what may come at once is a chunk ([`EngineSettings::chunk`](crate::EngineSettings::chunk)),
+    /// and with several lanes a chunk for each.
     #[must_use]
-    pub const fn per_minute(self, items: u32) -> Self {
-        Self { per_minute: Some(if items == 0 { 1 } else { items }), ..self }
+    pub fn per_minute(self, items: u32) -> Self {
+        Self { per_minute: Some(NonZeroU32::new(items).unwrap_or(NonZeroU32::MIN)), ..self }
     }
 
-    /// The same with another first and longest time to wait after trouble.
+    /// How long to wait after the first time that the outside or the store would not, 5 s by default, doubled each time; and at
+    /// longest, 5 min by default. Both from 1 ms to 365 days.
     #[must_use]
-    pub const fn back_off(self, first: Duration, longest: Duration) -> Self {
-        Self { back_off: first, longest_back_off: longest, ..self }
+    pub fn back_off(self, first: Duration, longest: Duration) -> Self {
+        let [back_off, longest_back_off] = [first, longest].map(|wait| wait.clamp(SHORTEST, LONGEST));
+        Self { back_off, longest_back_off, ..self }
+    }
+
+    /// How long so many items take at this rate.
+    fn takes(&self, items: u64) -> TimeDelta {
+        let Some(per_minute) = self.per_minute else { return TimeDelta::zero() };
+        let micros = items.saturating_mul(60_000_000) / u64::from(per_minute.get());
+        delta(Duration::from_micros(micros).min(LONGEST))
     }
 }
 
@@ -137,9 +158,9 @@ pub struct Health {
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Figures {
-    /// How many runs came to their end.
+    /// How many runs came to their end. A run of due jobs is a look and the chunk it found.
     pub runs: u64,
-    /// How many of those the outside or the store broke off.
+    /// How often the outside or the store would not.
     pub interrupted: u64,
     /// How many items are done.
     pub done: u64,
@@ -153,7 +174,7 @@ pub struct Figures {
     pub last_minute: u64,
     /// Until when it is left alone after trouble.
     pub backs_off_until: Option<DateTime<Utc>>,
-    /// What the last trouble was, in words.
+    /// What the last trouble was, in words; forgotten after a run without trouble.
     pub last_trouble: Option<String>,
 }
 
@@ -165,8 +186,8 @@ impl Worker {
             let schedule = if definition.jobs.is_empty() { Schedule::sweep() } else { Schedule::jobs() };
             schedules.insert(definition.name.clone(), schedule);
         }
-        let lines = schedules.keys().map(|name| (name.clone(), Line::default())).collect();
-        Self { engine, actor, schedules, grace: Duration::from_secs(60), lines: Arc::new(Mutex::new(lines)) }
+        let tallies = schedules.keys().map(|name| (name.clone(), Tally::default())).collect();
+        Self { engine, actor, schedules, grace: Duration::from_secs(60), tallies: Arc::new(Mutex::new(tallies)) }
     }
 
     /// Runs a background process on another schedule.
@@ -179,7 +200,8 @@ impl Worker {
         Ok(self)
     }
 
-    /// How long [`run`](Self::run) waits for what was begun once it is to stop; a minute by default. A chunk of calls should fit in.
+    /// How long [`run`](Self::run) waits for what was begun once it is to stop; a minute by default. A call to the outside
+    /// should fit in, and a chunk of a sweep.
     #[must_use]
     pub fn grace(self, grace: Duration) -> Self {
         Self { grace, ..self }
@@ -187,20 +209,26 @@ impl Worker {
 
     /// A handle to the figures of this worker.
     pub fn watch(&self) -> Watch {
-        Watch { engine: Arc::clone(&self.engine), lines: Arc::clone(&self.lines) }
+        Watch { engine: Arc::clone(&self.engine), tallies: Arc::clone(&self.tallies) }
     }
 
-    /// Works until `stop` is ready; then finishes the chunks at hand and releases what else was claimed. Dropped, it stops at once, as if
-    /// it had been killed.
+    /// Works until `stop` is ready; then finishes the calls at hand and releases what else was claimed. Dropped, it stops at once,
+    /// as if it had been killed.
     ///
-    /// Runs on the tokio runtime it is called on, each lane as a task of its own. What goes wrong is in the
-    /// [figures](Self::watch) and in the log, and is tried again.
+    /// Runs on the tokio runtime it is called on, which needs its timers enabled, each lane as a task of its own. What goes wrong is
+    /// in the [figures](Self::watch) and in the log, and is tried again.
     pub async fn run(&self, stop: impl Future<Output = ()>) -> Stopped {
         let (stopping, stopped) = watch::channel(false);
         let mut lanes = JoinSet::new();
         for (name, schedule) in &self.schedules {
             for _ in 0..schedule.lanes {
-                lanes.spawn(self.lane(name, *schedule).work(stopped.clone()));
+                let (lane, mut stopped) = (self.lane(name), stopped.clone());
+                lanes.spawn(async move {
+                    while AssertUnwindSafe(lane.work(&mut stopped)).catch_unwind().await.is_err() {
+                        tracing::error!(process = %lane.process, "a lane came to its end and is started again");
+                        tokio::time::sleep(RESTART).await;
+                    }
+                });
             }
         }
         stop.await;
@@ -223,8 +251,11 @@ impl Worker {
         for (name, schedule) in &self.schedules {
             let mut lanes = JoinSet::new();
             for _ in 0..schedule.lanes {
-                let lane = self.lane(name, *schedule);
-                lanes.spawn(async move { lane.run_once(&mut watch::channel(false).1).await });
+                let lane = self.lane(name);
+                lanes.spawn(async move {
+                    let (_going, mut stopped) = watch::channel(false);
+                    lane.run(true, &mut stopped).await
+                });
             }
             while let Some(joined) = lanes.join_next().await {
                 match joined {
@@ -237,14 +268,14 @@ impl Worker {
         Ok(reports)
     }
 
-    fn lane(&self, process: &SymbolicName, schedule: Schedule) -> Lane {
+    fn lane(&self, process: &SymbolicName) -> Lane {
         Lane {
             engine: Arc::clone(&self.engine),
             actor: self.actor.clone(),
             process: process.clone(),
             does_jobs: self.engine.background(process.as_str()).is_ok_and(|definition| !definition.jobs.is_empty()),
-            schedule,
-            lines: Arc::clone(&self.lines),
+            schedule: self.schedules.get(process).copied().unwrap_or(Schedule::jobs()),
+            tallies: Arc::clone(&self.tallies),
         }
     }
 }
@@ -263,7 +294,7 @@ impl fmt::Debug for Worker {
 #[derive(Clone)]
 pub struct Watch {
     engine: Arc<Engine>,
-    lines: Arc<Mutex<BTreeMap<SymbolicName, Line>>>,
+    tallies: Arc<Mutex<BTreeMap<SymbolicName, Tally>>>,
 }
 
 impl Watch {
@@ -278,9 +309,9 @@ impl Watch {
 
     /// What this worker did, by process, without a look at the store.
     pub fn processes(&self) -> BTreeMap<SymbolicName, Figures> {
+        let mut tallies = lock(&self.tallies);
         let now = self.engine.now();
-        let mut lines = lock(&self.lines);
-        lines.iter_mut().map(|(name, line)| (name.clone(), line.figures(now))).collect()
+        tallies.iter_mut().map(|(name, tally)| (name.clone(), tally.figures(now))).collect()
     }
 }
 
@@ -292,7 +323,7 @@ impl fmt::Debug for Watch {
 
 /// What all lanes of one process share.
 #[derive(Debug, Default)]
-struct Line {
+struct Tally {
     figures: Figures,
     /// How often in a row there was trouble.
     setbacks: u32,
@@ -302,42 +333,65 @@ struct Line {
     recent: VecDeque<(DateTime<Utc>, u64)>,
 }
 
-impl Line {
+impl Tally {
     fn figures(&mut self, now: DateTime<Utc>) -> Figures {
-        while self.recent.front().is_some_and(|(at, _)| *at <= now - TimeDelta::minutes(1)) {
-            self.recent.pop_front();
-        }
+        self.forget(now);
         let last_minute = self.recent.iter().map(|(_, items)| items).sum();
         let backs_off_until = self.figures.backs_off_until.filter(|until| *until > now);
         Figures { last_minute, backs_off_until, ..self.figures.clone() }
     }
 
-    fn dealt_with(&mut self, items: u64, now: DateTime<Utc>, per_minute: Option<u32>) {
-        self.recent.push_back((now, items));
-        if let Some(per_minute) = per_minute {
-            let takes =
-                TimeDelta::microseconds(i64::try_from(items * 60_000_000 / u64::from(per_minute)).unwrap_or(i64::MAX));
-            let from = self.free_at.map_or(now, |free| free.max(now));
-            self.free_at = from.checked_add_signed(takes);
+    /// Forgets what is not of the last minute, also what a clock that was ahead put down.
+    fn forget(&mut self, now: DateTime<Utc>) {
+        while self.recent.front().is_some_and(|(at, _)| *at <= now - TimeDelta::minutes(1) || *at > now) {
+            self.recent.pop_front();
         }
     }
 
-    fn ended(&mut self, report: &Report) {
+    /// Counts the chunk between these two reports of a run.
+    fn dealt_with(&mut self, before: &Report, after: &Report, schedule: &Schedule, now: DateTime<Utc>) {
+        let items = after.items - before.items;
+        self.forget(now);
+        if items > 0 {
+            self.recent.push_back((now, items));
+            self.free_at = self.free_at.max(Some(now)).and_then(|from| from.checked_add_signed(schedule.takes(items)));
+        }
         let figures = &mut self.figures;
-        figures.runs += 1;
-        figures.done += report.done_in_all();
-        figures.unchanged += report.unchanged;
-        figures.in_doubt += report.in_doubt;
-        figures.refused += report.refused_in_all();
+        figures.done += after.done_in_all() - before.done_in_all();
+        figures.unchanged += after.unchanged - before.unchanged;
+        figures.in_doubt += after.in_doubt - before.in_doubt;
+        figures.refused += after.refused_in_all() - before.refused_in_all();
     }
 
-    /// Leaves it alone for a while.
+    /// Leaves it alone for a while; for longer, if it was over and the trouble was not.
     fn trouble(&mut self, words: String, schedule: &Schedule, now: DateTime<Utc>) {
-        let wait = schedule.back_off.saturating_mul(1 << self.setbacks.min(20)).min(schedule.longest_back_off);
-        self.setbacks = self.setbacks.saturating_add(1);
         self.figures.interrupted += 1;
         self.figures.last_trouble = Some(words);
-        self.figures.backs_off_until = now.checked_add_signed(delta(jittered(wait)));
+        if self.figures.backs_off_until.is_none_or(|until| until <= now) {
+            let wait = schedule.back_off.saturating_mul(1 << self.setbacks.min(20)).min(schedule.longest_back_off);
+            self.setbacks = self.setbacks.saturating_add(1);
+            self.figures.backs_off_until = now.checked_add_signed(delta(jittered(wait)));
+        }
+    }
+
+    /// How long it is still left alone.
+    fn back_off(&mut self, schedule: &Schedule, now: DateTime<Utc>) -> Duration {
+        let longest = delta(schedule.longest_back_off.mul_f64(LONGER));
+        wait(&mut self.figures.backs_off_until, longest, now)
+    }
+
+    /// How long the rate does not allow for a further chunk; at longest, for what all lanes may have done at once.
+    fn rate(&mut self, schedule: &Schedule, chunk: u64, now: DateTime<Utc>) -> Duration {
+        wait(&mut self.free_at, schedule.takes(chunk.saturating_mul(schedule.lanes as u64)), now)
+    }
+
+    /// A run that began then had no trouble: what trouble there was before is over.
+    fn went_well(&mut self, began: DateTime<Utc>) {
+        if self.figures.backs_off_until.is_none_or(|until| until <= began) {
+            self.setbacks = 0;
+            self.figures.backs_off_until = None;
+            self.figures.last_trouble = None;
+        }
     }
 }
 
@@ -348,16 +402,20 @@ struct Lane {
     process: SymbolicName,
     does_jobs: bool,
     schedule: Schedule,
-    lines: Arc<Mutex<BTreeMap<SymbolicName, Line>>>,
+    tallies: Arc<Mutex<BTreeMap<SymbolicName, Tally>>>,
 }
 
 impl Lane {
     /// Works until it is to stop.
-    async fn work(self, mut stopped: watch::Receiver<bool>) {
-        while !*stopped.borrow() {
+    async fn work(&self, stopped: &mut watch::Receiver<bool>) {
+        loop {
+            self.wait_for_turn(true, stopped).await;
+            if *stopped.borrow() {
+                return;
+            }
             let mut pause = jittered(self.schedule.every);
             // A process of the host's that panics spoils its run, not the worker.
-            match AssertUnwindSafe(self.run_once(&mut stopped)).catch_unwind().await {
+            match AssertUnwindSafe(self.run(!self.does_jobs, stopped)).catch_unwind().await {
                 // What came due meanwhile is done at once. What is refused stays due and waits.
                 Ok(Ok(Some(report))) if self.does_jobs && report.items > report.refused_in_all() => {
                     pause = Duration::ZERO;
@@ -367,50 +425,80 @@ impl Lane {
                 Ok(Err(error)) => self.trouble(with_causes(&error)),
                 Err(_) => self.trouble("it panicked".to_owned()),
             }
-            let backs_off =
-                self.with(|line| line.figures.backs_off_until).map_or(Duration::ZERO, |until| self.until(until));
-            self.wait(pause.max(backs_off), &mut stopped).await;
+            self.wait(pause, stopped).await;
         }
     }
 
-    /// One run, to its end; `None` if it was not begun, since it is to stop.
-    async fn run_once(&self, stopped: &mut watch::Receiver<bool>) -> Result<Option<Report>, Error> {
+    /// A whole run, or one chunk of due jobs: what an administrator changes counts from the next run on. Where there is trouble
+    /// with some jobs, the others are done as long as that is left alone. `None` if it was not begun, since it is to stop.
+    async fn run(&self, whole: bool, stopped: &mut watch::Receiver<bool>) -> Result<Option<Report>, Error> {
+        self.wait_for_turn(false, stopped).await;
+        if *stopped.borrow() {
+            return Ok(None);
+        }
+        let began = self.engine.now();
         let run = self.engine.open(self.process.as_str(), &self.actor).await?;
         let mut execution = self.engine.next(&run, Answer::new()).await?;
+        let stop = execution.stop_handle();
+        let mut had_trouble = false;
         loop {
-            if let Some(free_at) = self.with(|line| line.free_at) {
-                self.wait(self.until(free_at), stopped).await;
+            let before = execution.report().clone();
+            let ended = {
+                let mut chunk = pin!(execution.next_chunk());
+                tokio::select! {
+                    biased;
+                    outcomes = &mut chunk => outcomes,
+                    () = is_to_stop(stopped) => {
+                        stop.stop();
+                        chunk.await
+                    }
+                }
+            }?
+            .is_none();
+            self.with(|tally, now| tally.dealt_with(&before, execution.report(), &self.schedule, now));
+            let trouble = execution.trouble().filter(|trouble| !had_trouble && *trouble != Interruption::Stopped);
+            if let Some(trouble) = trouble {
+                had_trouble = true;
+                self.trouble(trouble.to_string());
             }
-            if *stopped.borrow() {
-                return Ok((execution.report().items > 0).then(|| execution.report().clone()));
+            let goes_on =
+                whole || (had_trouble && !self.with(|tally, now| tally.back_off(&self.schedule, now)).is_zero());
+            if ended || !goes_on {
+                break;
             }
-            let Some(outcomes) = execution.next_chunk().await? else { break };
-            let now = self.engine.now();
-            self.with(|line| line.dealt_with(outcomes.len() as u64, now, self.schedule.per_minute));
+            self.wait_for_turn(false, stopped).await;
+            // It may have been switched off meanwhile.
+            if *stopped.borrow() || self.engine.open(self.process.as_str(), &self.actor).await.is_err() {
+                stop.stop();
+            }
         }
-        let report = execution.report().clone();
-        self.with(|line| line.ended(&report));
-        match &report.interrupted {
-            Some(Interruption::Failed(words)) => self.trouble(words.clone()),
-            Some(Interruption::HeldBack) => self.trouble("the outside does not want to be called for now".to_owned()),
-            Some(Interruption::Stopped) => {}
-            None if report.items > 0 => self.with(|line| {
-                line.setbacks = 0;
-                line.figures.backs_off_until = None;
-            }),
-            None => {}
-        }
-        Ok(Some(report))
+        self.with(|tally, _| {
+            tally.figures.runs += 1;
+            if !had_trouble {
+                tally.went_well(began);
+            }
+        });
+        Ok(Some(execution.report().clone()))
     }
 
     fn trouble(&self, words: String) {
         tracing::warn!(process = %self.process, trouble = %words, "left alone for a while");
-        let now = self.engine.now();
-        self.with(|line| line.trouble(words, &self.schedule, now));
+        self.with(|tally, now| tally.trouble(words, &self.schedule, now));
     }
 
-    fn until(&self, at: DateTime<Utc>) -> Duration {
-        (at - self.engine.now()).to_std().unwrap_or(Duration::ZERO)
+    /// Waits until the rate allows for another chunk, and for a new run until the trouble is over, unless it is to stop.
+    async fn wait_for_turn(&self, new_run: bool, stopped: &mut watch::Receiver<bool>) {
+        let chunk = self.engine.chunk();
+        while !*stopped.borrow() {
+            let wait = self.with(|tally, now| {
+                let back_off = if new_run { tally.back_off(&self.schedule, now) } else { Duration::ZERO };
+                back_off.max(tally.rate(&self.schedule, chunk, now))
+            });
+            if wait.is_zero() {
+                return;
+            }
+            self.wait(wait, stopped).await;
+        }
     }
 
     /// Waits, unless it is to stop.
@@ -418,14 +506,19 @@ impl Lane {
         if !duration.is_zero() {
             tokio::select! {
                 () = self.engine.sleep(duration) => {}
-                _ = stopped.wait_for(|stop| *stop) => {}
+                () = is_to_stop(stopped) => {}
             }
         }
     }
 
-    fn with<T>(&self, change: impl FnOnce(&mut Line) -> T) -> T {
-        change(lock(&self.lines).entry(self.process.clone()).or_default())
+    fn with<T>(&self, change: impl FnOnce(&mut Tally, DateTime<Utc>) -> T) -> T {
+        let mut tallies = lock(&self.tallies);
+        change(tallies.entry(self.process.clone()).or_default(), self.engine.now())
     }
+}
+
+async fn is_to_stop(stopped: &mut watch::Receiver<bool>) {
+    let _ = stopped.wait_for(|stop| *stop).await;
 }
 
 fn lock<T>(lock: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -436,10 +529,46 @@ fn delta(duration: Duration) -> TimeDelta {
     TimeDelta::from_std(duration).unwrap_or(TimeDelta::MAX)
 }
 
+/// How long until then. What lies further off than the longest wait comes of a clock that was ahead and is put right: it is drawn in.
+fn wait(until: &mut Option<DateTime<Utc>>, longest: TimeDelta, now: DateTime<Utc>) -> Duration {
+    *until = (*until).min(now.checked_add_signed(longest));
+    until.map_or(Duration::ZERO, |until| (until - now).to_std().unwrap_or(Duration::ZERO))
+}
+
 /// A quarter more or less than this, at random. Nothing depends on what it comes to.
 fn jittered(duration: Duration) -> Duration {
     let mut bytes = [0; 4];
     let drawn =
         getrandom::fill(&mut bytes).map_or(0.5, |()| f64::from(u32::from_le_bytes(bytes)) / f64::from(u32::MAX));
-    duration.mul_f64(0.75 + drawn / 2.0)
+    duration.mul_f64(LONGER - drawn / 2.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::RunId;
+    use uuid::Uuid;
+
+    #[test]
+    fn a_tally_that_nobody_looks_at_keeps_the_last_minute_only() {
+        let report = |items| Report {
+            run: RunId::new(Uuid::nil()),
+            items,
+            done: BTreeMap::new(),
+            unchanged: items,
+            done_earlier: 0,
+            in_doubt: 0,
+            refused: BTreeMap::new(),
+            interrupted: None,
+        };
+        let (none, chunk) = (report(0), report(1));
+        let mut tally = Tally::default();
+        let start = DateTime::<Utc>::UNIX_EPOCH;
+        for second in 0..1000 {
+            tally.dealt_with(&none, &chunk, &Schedule::jobs(), start + TimeDelta::seconds(second));
+        }
+        assert_eq!(tally.recent.len(), 60);
+        tally.dealt_with(&none, &chunk, &Schedule::jobs(), start);
+        assert_eq!(tally.recent.len(), 1, "the clock was ahead and is put right");
+    }
 }

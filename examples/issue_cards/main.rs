@@ -258,7 +258,8 @@ impl Office {
             };
             println!("  petra looks into it: {reason}");
             println!("  she settles it as \"{resolution}\"");
-            let answer = Answer::ids([ItemId::Card(card.id)]).with("resolution", resolution).with("reason", reason);
+            let answer = Answer::ids([ItemId::Job(job.id)]).with("doubt", job.doubt());
+            let answer = answer.with("resolution", resolution).with("reason", reason);
             self.act(RESOLVE, &self.producer, answer, "doubts", 1).await?;
         }
         Ok(())

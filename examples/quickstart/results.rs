@@ -52,7 +52,9 @@ impl Office {
             return Ok(());
         }
         heading(format!("Still in doubt: {}", counted(doubts.len() as u64, "order", "orders")))?;
-        line(format!("  Ask the bureau for the reference, then run {SETTLE} with a reason and the resolution"))?;
+        line(format!(
+            "  Ask the bureau for the reference, then run {SETTLE} with the doubt (Job::doubt), a reason and the resolution"
+        ))?;
         line("  \"accepted\" with the order id, \"send again\", or \"give up\". Nothing is sent twice by itself.")?;
         for job in doubts.iter().take(SHOWN) {
             let Some(card) = job.card else { continue };

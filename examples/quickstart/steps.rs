@@ -149,6 +149,7 @@ impl Office {
         heading(format!("{} settles one of {count} with {SETTLE}", self.producer.id))?;
         line(format!("  asked for reference {reference}, the bureau found it"))?;
         let answer = Answer::ids([ItemId::Card(card)])
+            .with("doubt", job.doubt())
             .with("resolution", "accepted")
             .with("orderId", order_id)
             .with("reason", "found on the bureau's books");

@@ -1527,7 +1527,8 @@ impl Scene {
         jobs[1].attempt = Some(Attempt { reference: "ref-3".to_owned(), number: 3, started: self.at });
         jobs[1].setbacks = 4;
         jobs[1].remark = Some("was \"away\"".to_owned());
-        jobs[2].doubted = Some(self.at);
+        jobs[2].doubts = 3;
+        (jobs[1].silent_days, jobs[1].silent_at) = (2, Some(self.at));
         jobs[3].unanswered = true;
         jobs
     }

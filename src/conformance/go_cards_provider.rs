@@ -38,7 +38,11 @@
 //!     }
 //!
 //!     fn order(&self, reference: &str) -> CardOrder {
-//!         CardOrder::new(reference, "ART-1")
+//!         let mut order = CardOrder::new(reference, "ART-1");
+//!         order.elements.insert("NAME".to_owned(), "Zoë Example".to_owned());
+//!         order.email = Some("zoe@example.org".to_owned());
+//!         order.photo = Some(vec![0xff, 0xd8, 0xff]);
+//!         order
 //!     }
 //!
 //!     fn refused_order(&self, reference: &str) -> CardOrder {

@@ -281,8 +281,8 @@ pub struct EngineSettings {
     pub lease: Duration,
     /// How long after an order, and after each reading, its status is read again.
     pub poll_interval: Duration,
-    /// How long an order may stay without news before its status is read no more: it is then in doubt, and listed, until a
-    /// person has looked.
+    /// How long an order may stay without news before its status is read no more: it is then in doubt, and listed by
+    /// [`Engine::doubts`], until a person has looked. What counts is days on which it was read; parts of a day do not.
     pub longest_silence: Duration,
     /// How long to wait after the first time that the bureau was unavailable; doubled each time, up to an hour.
     pub back_off: Duration,

@@ -32,17 +32,17 @@ const PLANS_PER_ITEM: usize = 4;
 /// reservations refuse the second.
 const COMMITS_OF_UNKNOWN: usize = 3;
 
-/// Stops a run after the chunk it is at.
+/// Stops a run after the call to the outside or the commit it is at.
 #[derive(Clone, Debug, Default)]
 pub struct StopHandle(Arc<AtomicBool>);
 
 impl StopHandle {
-    /// Asks the run to stop. What is committed stays.
+    /// Asks the run to stop. What is committed stays, and jobs that it did not get to stay in the queue.
     pub fn stop(&self) {
         self.0.store(true, Ordering::Relaxed);
     }
 
-    fn is_stopped(&self) -> bool {
+    pub(super) fn is_stopped(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
 }
@@ -190,7 +190,7 @@ impl Execution<'_> {
         Progress { items: self.report.items, total: self.source.total() }
     }
 
-    /// A handle that stops it after the chunk it is at.
+    /// A handle that stops it, also within a chunk that makes several calls to the outside.
     pub fn stop_handle(&self) -> StopHandle {
         self.stop.clone()
     }
@@ -248,7 +248,7 @@ impl Execution<'_> {
             engine.release(permitted.iter().map(|job| (job.id, job.version)).collect()).await;
             return Err(error);
         }
-        let performed = engine.perform(permitted, &self.actor, &self.record.process, Some(self.id)).await;
+        let performed = engine.perform(permitted, &self.actor, &self.record.process, Some(self.id), &self.stop).await;
         self.halted.extend(performed.halted);
         if let Some(error) = performed.failed {
             self.trouble.get_or_insert(Interruption::Failed(with_causes(&error)));
@@ -259,11 +259,16 @@ impl Execution<'_> {
 
     /// The end of a sync, and why it is one before its time, if it is.
     fn no_more_jobs(&mut self) -> Option<Vec<(ItemId, Outcome)>> {
-        let held_back = (!self.halted.is_empty()).then_some(Interruption::HeldBack);
-        if let Some(why) = self.trouble.take().or(held_back) {
+        if let Some(why) = self.trouble() {
             self.interrupt(why);
         }
         None
+    }
+
+    /// Why it ended or will end before its time, as far as that is known.
+    pub(crate) fn trouble(&self) -> Option<Interruption> {
+        let held_back = (!self.halted.is_empty()).then_some(Interruption::HeldBack);
+        self.report.interrupted.clone().or_else(|| self.trouble.clone()).or(held_back)
     }
 
     /// One chunk: plans, commits, performs. Every item gets an outcome, whatever happens. If it was tried before, some may be done.
@@ -393,7 +398,6 @@ impl Execution<'_> {
             stamp: self.engine.stamp(&self.actor, &self.record.process, Some(self.id)),
             actor: &self.actor,
             run: self.id,
-            opened: self.record.opened,
             answers: &self.answers,
             rules: &self.engine.rules,
             performers: &self.engine.performers,
@@ -578,7 +582,7 @@ impl Execution<'_> {
                 return Ok(());
             }
         };
-        let performed = engine.perform(jobs, &self.actor, &self.record.process, Some(self.id)).await;
+        let performed = engine.perform(jobs, &self.actor, &self.record.process, Some(self.id), &self.stop).await;
         for Done { job, outcome, .. } in performed.done {
             // Where nothing came of it yet, what was stored stands; so it does where a host's own job is simply done.
             let new = match &outcome {

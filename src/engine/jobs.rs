@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-use super::Engine;
+use super::{Engine, StopHandle};
 use crate::actor::Actor;
 use crate::card::Card;
 use crate::certificate::{Certificate, IssuedCertificate};
@@ -66,6 +66,10 @@ pub(super) struct By<'a> {
     actor: &'a Actor,
     process: &'a SymbolicName,
     run: Option<RunId>,
+    /// Looked at before each call.
+    stop: &'a StopHandle,
+    /// When it began, by this engine's clock.
+    since: DateTime<Utc>,
 }
 
 /// What is to be stored for one job.
@@ -131,13 +135,14 @@ impl Engine {
         actor: &Actor,
         process: &SymbolicName,
         run: Option<RunId>,
+        stop: &StopHandle,
     ) -> Performed {
-        let by = By { actor, process, run };
+        let by = By { actor, process, run, stop, since: self.now() };
         let (mut links, others): (Vec<Job>, Vec<Job>) = jobs.into_iter().partition(|job| job.kind().is_link());
         let mut performed = self.perform_chains(others, by).await;
         // A machine holds but so many cards: those at hand are finished before others are prepared.
         links.sort_by_key(|job| std::cmp::Reverse(job.kind()));
-        while performed.failed.is_none() {
+        while performed.failed.is_none() && !stop.is_stopped() {
             let halted = |job: &Job| {
                 performed.halted.contains(&job.kind())
                     || (job.kind() == JobKind::PrepareCard && performed.halted.iter().any(|kind| kind.is_link()))
@@ -166,7 +171,7 @@ impl Engine {
         // A link of a chain brings forth the next: it is done at once, and what became of it is what became of the first.
         let mut first_of: BTreeMap<JobId, JobId> = BTreeMap::new();
         let mut next = next_of(&performed.done, &mut first_of);
-        while !next.is_empty() && performed.failed.is_none() {
+        while !next.is_empty() && performed.failed.is_none() && !by.stop.is_stopped() {
             let jobs = match self.claim_now(next).await {
                 Ok(jobs) => jobs,
                 Err(error) => {
@@ -225,11 +230,11 @@ impl Engine {
             };
             let mut halted = false;
             let mut jobs = jobs.into_iter().peekable();
-            while !halted && jobs.peek().is_some() {
+            while !halted && !by.stop.is_stopped() && jobs.peek().is_some() {
                 let mut batch: Vec<Job> = jobs.by_ref().take(size.max(1)).collect();
                 let claims: Vec<(JobId, u64)> = batch.iter().map(|job| (job.id, job.version)).collect();
                 let done = &mut performed.done;
-                let tried = match self.keep_claims(&mut batch).await {
+                let tried = match self.keep_claims(&mut batch, by.since).await {
                     Err(error) => Err(error),
                     Ok(()) => match kind {
                         JobKind::PlaceOrder => self.place(batch, by, done).await,
@@ -304,20 +309,19 @@ impl Engine {
         Ok(true)
     }
 
-    /// Renews the claims of jobs that are about to be tried, if they might not outlast the call; drops those that were lost.
-    async fn keep_claims(&self, batch: &mut Vec<Job>) -> Result<(), Error> {
+    /// Renews the claims of jobs that are about to be tried, if they might not outlast the call; drops those that were lost. When they
+    /// end is known by the store's clock only; how long ago they were made, by ours.
+    async fn keep_claims(&self, batch: &mut Vec<Job>, since: DateTime<Utc>) -> Result<(), Error> {
         let lease = self.settings.safe_lease();
         let longest = self.settings.call_time_out.max(self.settings.production_time_out);
-        let enough = self.now() + time_delta(longest);
-        let short = |job: &Job| job.claim.as_ref().is_none_or(|claim| claim.until <= enough);
-        let claims: Vec<(JobId, u64)> =
-            batch.iter().filter(|job| short(job)).map(|job| (job.id, job.version)).collect();
-        if claims.is_empty() {
+        let call = longest.saturating_add(self.settings.call_time_out);
+        if (self.now() - since).abs() + time_delta(call) < time_delta(lease) {
             return Ok(());
         }
+        let claims: Vec<(JobId, u64)> = batch.iter().map(|job| (job.id, job.version)).collect();
         let kept: BTreeSet<JobId> =
             self.repository.renew(&claims, lease).await.during("renewing claims")?.into_iter().collect();
-        batch.retain(|job| !short(job) || kept.contains(&job.id));
+        batch.retain(|job| kept.contains(&job.id));
         Ok(())
     }
 
@@ -514,11 +518,11 @@ impl Engine {
         }
         let mut waits = 0;
         let mut answers = Vec::with_capacity(jobs.len());
-        for (job, status) in jobs.into_iter().zip(statuses) {
+        for (mut job, status) in jobs.into_iter().zip(statuses) {
             let answer = match status {
                 StatusOutcome::Known(status) => Answer::Status(cleaned(status)),
-                StatusOutcome::NotFound if job.silent_since() < self.silent_by() => {
-                    Answer::JobDoubt { reason: format!("{ORDER_UNKNOWN}, since {}", job.silent_since()) }
+                StatusOutcome::NotFound if job.nothing_new(self.now()) > self.most_silent_days() => {
+                    Answer::JobDoubt { reason: format!("{ORDER_UNKNOWN}, for {} days", job.silent_days - 1) }
                 }
                 StatusOutcome::NotFound => {
                     Answer::StatusLater { until: self.next_poll(), reason: ORDER_UNKNOWN.to_owned() }
@@ -778,7 +782,7 @@ impl Engine {
                 card,
                 status.clone(),
                 &self.rules.status_map,
-                Polls { next: self.next_poll(), silent_by: self.silent_by() },
+                Polls { next: self.next_poll(), most_silent_days: self.most_silent_days() },
                 stamp,
             )
             .map(|(changes, outcome)| (changes, done(outcome))),
@@ -831,7 +835,7 @@ impl Engine {
                     Answer::Production(answer) => !matches!(answer, ProductionAnswer::Failed { .. }),
                     _ => false,
                 };
-                let (changes, outcome) = superseded(job, card.as_ref(), perhaps_done, stamp);
+                let (changes, outcome) = superseded(job, card.as_ref(), perhaps_done);
                 return (changes, done(outcome));
             }
             (_, card) => {
@@ -842,7 +846,7 @@ impl Engine {
         applied.unwrap_or_else(|error| {
             // Cannot happen while a card waits for its job; should it, the job is kept for a person to see.
             tracing::error!(%error, "an answer does not fit the card");
-            job = job.in_doubt(&error.to_string(), stamp.at);
+            job = job.in_doubt(&error.to_string());
             let mut changes = ChangeSet::new();
             let outcome = Outcome::Refused(Refusal::from(error));
             changes.jobs.push(job);
@@ -915,7 +919,7 @@ impl Engine {
                 }
             }
             Answer::JobDoubt { reason } => {
-                job = job.in_doubt(reason, stamp.at);
+                job = job.in_doubt(reason);
                 outcome = Outcome::InDoubt { job: job.id, card: job.card, reason: reason.clone() };
                 if let Some(mut card) = card {
                     let reference = job.id.to_string();
@@ -1029,9 +1033,9 @@ impl Engine {
         self.now() + time_delta(self.settings.poll_interval)
     }
 
-    /// An order without news since before then is not asked for any more.
-    fn silent_by(&self) -> DateTime<Utc> {
-        self.now() - time_delta(self.settings.longest_silence)
+    /// After more days in a row without anything new, an order is not asked for any more.
+    fn most_silent_days(&self) -> u32 {
+        u32::try_from(self.settings.longest_silence.as_secs() / (24 * 3600)).unwrap_or(u32::MAX)
     }
 
     /// When to try again if the outside says for how long it wants to be left alone: it may change its mind within a day.
@@ -1212,13 +1216,13 @@ fn late_discard(job: &Job, answer: &Answer) -> Option<JobId> {
 }
 
 /// The card does not wait for this job: it is closed, or in doubt if it was perhaps done.
-fn superseded(mut job: Job, card: Option<&Card>, perhaps_done: bool, stamp: &Stamp<'_>) -> (ChangeSet, Outcome) {
+fn superseded(mut job: Job, card: Option<&Card>, perhaps_done: bool) -> (ChangeSet, Outcome) {
     let mut changes = ChangeSet::new();
     let state = card.map_or(job.state.name(), |card| card.state().name());
     let was_settled = matches!(job.state, JobState::Done | JobState::Cancelled);
     let outcome = if perhaps_done {
         let reason = "the card no longer waits for it, and it was perhaps done".to_owned();
-        job = job.in_doubt(&reason, stamp.at);
+        job = job.in_doubt(&reason);
         Outcome::InDoubt { job: job.id, card: job.card, reason }
     } else {
         job.state = JobState::Done;

@@ -212,8 +212,9 @@ impl Engine {
         self.repository.jobs(ids).await.during("reading jobs")
     }
 
-    /// How much is to be done, by kind of jobs, and how much is in doubt; of this run, or of all. For figures that a host exports,
-    /// and to see how far the bureau is with a run.
+    /// How much is due by now, by kind of jobs, and how much is in doubt; of this run, or of all: figures that a host exports. What
+    /// waits for a later time, such as after a setback, is not in it: to see how far a batch is, look at the states of its cards
+    /// ([`card_page`](Self::card_page)).
     ///
     /// # Errors
     /// [`Error::Store`].
@@ -331,6 +332,12 @@ impl Engine {
     /// The circumstances of a change that this engine makes now.
     fn stamp<'a>(&'a self, actor: &'a Actor, process: &'a SymbolicName, run: Option<RunId>) -> Stamp<'a> {
         Stamp { at: self.now(), actor: &actor.id, process, run, key: &self.key }
+    }
+
+    /// How many items are done at once.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn chunk(&self) -> u64 {
+        self.settings.chunk.max(1) as u64
     }
 
     /// Waits, on the engine's clock.
@@ -482,7 +489,6 @@ fn plan_item(
             stamp: context.stamp,
             actor: context.actor,
             run: context.run,
-            opened: context.opened,
             options: &resolved,
             answers: context.answers,
             rules: context.rules,
@@ -507,7 +513,6 @@ struct PlanContextParts<'a> {
     stamp: Stamp<'a>,
     actor: &'a Actor,
     run: RunId,
-    opened: DateTime<Utc>,
     answers: &'a BTreeMap<String, String>,
     rules: &'a HouseRules,
     performers: &'a BTreeMap<SymbolicName, Arc<dyn JobPerformer>>,

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::administration::read;
@@ -41,8 +40,6 @@ pub struct Run {
     pub actor: Actor,
     /// What the operator sees.
     pub form: Form,
-    /// When it was opened. A doubt that came later is not settled by it: nobody had seen it.
-    pub opened: DateTime<Utc>,
     /// The versions of the option scripts that count for this run, by script.
     pub options: BTreeMap<String, String>,
     /// Seals all of the above but the form, with the key of the history if there is one.
@@ -54,7 +51,6 @@ pub struct Run {
 pub(super) struct RunRecord {
     pub(super) process: SymbolicName,
     pub(super) actor: ActorId,
-    pub(super) opened: DateTime<Utc>,
     pub(super) answer: Digest,
     pub(super) options: BTreeMap<String, String>,
 }
@@ -200,12 +196,11 @@ impl Engine {
         if let Some(begun) = &begun {
             same_run(id, begun, &definition.name, actor)?;
         }
-        let opened = begun.as_ref().map_or_else(|| self.now(), |begun| begun.opened);
         let options = self.options_for(definition, &begun.map(|begun| begun.options).unwrap_or_default()).await?;
         let form = self.form(process.as_ref(), &options)?;
         let options = options.hashes().clone();
         let (process, actor) = (definition.name.clone(), actor.clone());
-        let mut run = Run { id, process, actor, form, opened, options, seal: Digest::of("") };
+        let mut run = Run { id, process, actor, form, options, seal: Digest::of("") };
         run.seal = self.seal_of(&run)?;
         Ok(run)
     }
@@ -284,7 +279,6 @@ impl Engine {
         let record = RunRecord {
             process: run.process.clone(),
             actor: run.actor.id.clone(),
-            opened: begun.as_ref().map_or(run.opened, |begun| begun.opened),
             answer: digest,
             options: options.hashes().clone(),
         };
@@ -311,7 +305,7 @@ impl Engine {
     }
 
     fn seal_of(&self, run: &Run) -> Result<Digest, Error> {
-        let sealed = serde_json::to_vec(&(run.id, &run.process, &run.actor, run.opened, &run.options))
+        let sealed = serde_json::to_vec(&(run.id, &run.process, &run.actor, &run.options))
             .map_err(|source| Error::Record { key: run_key(run.id), source })?;
         Ok(self.key.seal(&sealed))
     }

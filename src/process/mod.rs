@@ -19,7 +19,6 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 
-use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 pub use definition::{Component, ItemKind, ProcessDefinition, Slot, StartPoint};
@@ -254,8 +253,6 @@ pub struct PlanContext<'a> {
     pub actor: &'a Actor,
     /// The run.
     pub run: RunId,
-    /// When the run was opened: what came later, whoever answers has not seen.
-    pub opened: DateTime<Utc>,
     /// The options for this item.
     pub options: &'a ResolvedOptions,
     /// What was answered in the form, complete and checked.

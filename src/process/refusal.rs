@@ -90,7 +90,7 @@ pub enum RefusalCode {
     Person,
     /// The number range is exhausted.
     NumbersExhausted,
-    /// Others changed the object again and again, or what is to be settled came up after the run was opened.
+    /// Others changed the object again and again, or what is to be settled is not the doubt that was named.
     ChangedMeanwhile,
     /// The store or the directory failed; the run can be continued.
     Store,

@@ -225,45 +225,45 @@ const SCENARIOS: &[Scenario] = &[
         sync(SYNC_PRODUCTION)
     }),
     scenario("settle an order: accepted", Never, |office| {
-        resolve(lost(office, PlaceScript::LoseReplyAfterAccepting), "accepted").order_id("GC-000001")
+        resolve(office, lost(office, PlaceScript::LoseReplyAfterAccepting), "accepted").order_id("GC-000001")
     }),
     scenario("settle an order: send again", Never, |office| {
-        resolve(lost(office, PlaceScript::LoseReplyBeforeAccepting), "send again")
+        resolve(office, lost(office, PlaceScript::LoseReplyBeforeAccepting), "send again")
     }),
     scenario("settle an order: give up", Never, |office| {
-        resolve(lost(office, PlaceScript::LoseReplyBeforeAccepting), "give up")
+        resolve(office, lost(office, PlaceScript::LoseReplyBeforeAccepting), "give up")
     }),
     scenario("settle an order whose id the bureau does not know: corrected", Never, |office| {
-        resolve(misnamed(office, PlaceScript::LoseReplyAfterAccepting), "accepted").order_id("GC-000001")
+        resolve(office, misnamed(office, PlaceScript::LoseReplyAfterAccepting), "accepted").order_id("GC-000001")
     }),
     scenario("settle an order whose id the bureau does not know: give up", Never, |office| {
-        resolve(misnamed(office, PlaceScript::LoseReplyBeforeAccepting), "give up")
+        resolve(office, misnamed(office, PlaceScript::LoseReplyBeforeAccepting), "give up")
     }),
     scenario("settle a card that may be prepared: send again", Never, |office| {
         office.personalizer.next_prepare(PrepareScript::LoseReplyBeforePreparing);
-        resolve(in_production(office), "send again")
+        resolve(office, in_production(office), "send again")
     }),
     scenario("settle a card that may be prepared: spoiled", Never, |office| {
         office.personalizer.next_prepare(PrepareScript::LoseReplyAfterPreparing);
-        resolve(in_production(office), "spoiled")
+        resolve(office, in_production(office), "spoiled")
     }),
     scenario("settle a card that may be finished: good card", Never, |office| {
         office.personalizer.next_finish(FinishScript::LoseReplyAfterFinishing);
-        resolve(in_production(office), "good card")
+        resolve(office, in_production(office), "good card")
     }),
     scenario("settle a card that may be finished: spoiled", Never, |office| {
         office.personalizer.next_finish(FinishScript::LoseReplyAfterSpoiling);
-        resolve(in_production(office), "spoiled")
+        resolve(office, in_production(office), "spoiled")
     }),
     scenario("settle a certificate that may be issued: send again", Never, |office| {
         office.ca.behave(CaBehaviour::calm().can_look(false));
         office.personalizer.behave(PersonalizerBehaviour::calm().makes_keys(true));
         office.ca.next_issue(IssueScript::LoseReplyAfterIssuing);
-        resolve(in_production(office), "send again")
+        resolve(office, in_production(office), "send again")
     }),
     scenario("give up a production that gets nowhere", Never, |office| {
         office.ca.next_issue(IssueScript::IssueAfter(2 * DAY));
-        resolve(in_production(office), "give up")
+        resolve(office, in_production(office), "give up")
     }),
     scenario("settle a revocation: done by hand", Never, |office| {
         let card = issued(office, 1)[0];
@@ -272,13 +272,13 @@ const SCENARIOS: &[Scenario] = &[
         for certificate in office.certificates(card) {
             office.ca.set_state(&certificate.issued.serial, StateAtCa::Revoked);
         }
-        resolve(doubt(office), "accepted")
+        resolve(office, doubt(office), "accepted")
     }),
     scenario("settle a removal of a hold: send again", Never, |office| {
         let cards = issued(office, 1);
         office.ca.next_remove_hold(ChangeScript::Refuse("not now".to_owned()));
         office.run(ACTIVATE, &operator(), items(cards));
-        resolve(doubt(office), "send again")
+        resolve(office, doubt(office), "send again")
     }),
     scenario("put options in force", Never, |_| Act::SetOptions(ORDER_SCRIPT, DIRECT)),
     scenario("put options in force again", Never, |office| {
@@ -313,8 +313,9 @@ fn sync(process: &'static str) -> Act {
     Act::Run(process, service(), Answer::new())
 }
 
-fn resolve(item: ItemId, resolution: &str) -> Act {
-    run(RESOLVE, Answer::ids([item]).with("resolution", resolution).with("reason", "somebody looked"))
+fn resolve(office: &Office, item: ItemId, resolution: &str) -> Act {
+    let answer = Answer::ids([item]).with("resolution", resolution).with("reason", "somebody looked");
+    run(RESOLVE, office.naming_the_doubt(answer))
 }
 
 impl Act {

@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cardwright::adapters::simulator::{BureauBehaviour, PlaceScript};
-use cardwright::host::{CardQuery, Clock as _, PlaceOutcome};
+use cardwright::host::{CardQuery, PlaceOutcome};
 use cardwright::process::{
     Answer, AnswerError, Field, HouseRules, Item, ItemId, ItemKind, Needs, Outcome, Plan, PlanContext, Process,
     ProcessDefinition, ProcessPackage, Refusal, RefusalCode, Slot,
 };
-use cardwright::{CardId, CardState, Error, FailurePhase, JobKind, JobState, ObjectId, Run, SymbolicName, options};
+use cardwright::{CardId, CardState, Error, FailurePhase, JobKind, JobState, ObjectId, SymbolicName, options};
 use futures::FutureExt as _;
 use futures::executor::block_on;
 
@@ -103,34 +103,42 @@ fn a_lost_answer_leaves_the_order_in_doubt_and_it_is_never_sent_again_by_itself(
 #[test]
 fn a_word_about_one_doubt_settles_no_later_one() {
     let (office, card) = lost(PlaceScript::LoseReplyBeforeAccepting);
-    let answer = || {
-        Answer::ids([ItemId::Card(card)])
-            .with("resolution", "send again")
-            .with("reason", "the bureau has no such order")
-    };
-    let open = || block_on(office.engine.open(RESOLVE, &operator())).unwrap();
-    let settle = |run: &Run| {
-        block_on(async {
-            let mut execution = office.engine.next(run, answer()).await?;
-            let outcome = execution.next_chunk().await?.unwrap_or_default().remove(0).1;
-            Ok::<_, Error>(outcome)
-        })
+    let doubt = || block_on(office.engine.doubts(None, 10)).unwrap().remove(0).doubt();
+    let settle = |item: ItemId, doubt: &str| {
+        let values = [("doubt", doubt), ("resolution", "send again"), ("reason", "the bureau has no such order")];
+        office.one(RESOLVE, &operator(), item, &values)
     };
     // Two people look at the same doubt. One settles it; the order is sent again, and its answer is lost again.
-    let (mine, yours) = (open(), open());
-    assert!(matches!(settle(&mine), Ok(Outcome::Done { .. })));
+    let seen = doubt();
+    assert!(matches!(settle(ItemId::Card(card), &seen), Outcome::Done { .. }));
     office.bureau.next_place(PlaceScript::LoseReplyAfterAccepting);
     office.clock.advance(HOUR);
     assert_eq!(office.sync(SYNC_ORDERS).in_doubt, 1);
 
-    // What the other has to say was not said of this.
-    assert_eq!(code(&settle(&yours).unwrap()), RefusalCode::ChangedMeanwhile);
+    // What the other has to say was not said of this, whenever and for whatever it is said.
+    let job = ItemId::Job(office.card(card).busy.unwrap().job);
+    for (item, named) in [(ItemId::Card(card), seen.as_str()), (job.clone(), seen.as_str()), (job.clone(), "none")] {
+        assert_eq!(code(&settle(item, named)), RefusalCode::ChangedMeanwhile);
+    }
+    let nothing = Answer::ids([job.clone()]).with("resolution", "send again").with("reason", "no").with("doubt", " ");
+    let nothing = office.try_run(RESOLVE, &operator(), nothing);
+    assert!(matches!(nothing, Err(Error::Answer(AnswerError::Missing { .. }))), "{nothing:?}");
     assert_eq!(in_doubt(&office), [card]);
     office.sync(SYNC_ORDERS);
     assert_eq!(office.bureau.ledger().len(), 1, "nothing was sent again");
-    let later = Run { opened: office.clock.now(), ..yours.clone() };
-    assert!(matches!(settle(&later), Err(Error::RunOutdated { .. })), "the time is sealed");
-    assert!(matches!(settle(&open()), Ok(Outcome::Done { .. })), "whoever has seen it settles it");
+
+    // Whoever names it has seen it; given up and ordered again, the card has another job, which may be in doubt too.
+    let seen = doubt();
+    let given_up = [("doubt", seen.as_str()), ("resolution", "give up"), ("reason", "it never came")];
+    assert!(matches!(office.one(RESOLVE, &operator(), job, &given_up), Outcome::Done { .. }));
+    office.one(REPEAT, &operator(), ItemId::Card(card), &[]);
+    office.bureau.next_place(PlaceScript::LoseReplyAfterAccepting);
+    assert_eq!(office.sync(SYNC_ORDERS).in_doubt, 1);
+    assert_eq!(code(&settle(ItemId::Card(card), &seen)), RefusalCode::ChangedMeanwhile);
+    assert!(
+        matches!(settle(ItemId::Card(card), &format!("{seen} {}", doubt())), Outcome::Done { .. }),
+        "one of several"
+    );
 }
 
 #[test]

@@ -202,6 +202,9 @@ fn reasons(case: &Case<'_>) -> Option<BTreeSet<RefusalCode>> {
     if [UPDATE, TEMPORARY_UPDATE, RESOLVE].contains(&process) {
         refuse(item.job.is_none(), RefusalCode::NotFound);
     }
+    if let (UPDATE | TEMPORARY_UPDATE, Some(job)) = (process, &item.job) {
+        refuse(job.state == JobState::InDoubt, RefusalCode::InDoubt);
+    }
     if let (RESOLVE, Some(job)) = (process, &item.job) {
         // An order in doubt is settled in one of three ways; what is settled, or never was in doubt, is left alone.
         let settled = matches!(job.state, JobState::Done | JobState::Cancelled);
@@ -213,6 +216,8 @@ fn reasons(case: &Case<'_>) -> Option<BTreeSet<RefusalCode>> {
         }
         refuse(job.state != JobState::InDoubt, RefusalCode::NotInDoubt);
         refuse(!["accepted", "send again", "give up"].contains(&says), RefusalCode::NotOffered);
+        let named = answer("doubt").split(' ').any(|doubt| doubt == job.doubt());
+        refuse(!named, RefusalCode::ChangedMeanwhile);
         refuse(says == "accepted" && answer("orderId").is_empty(), RefusalCode::OrderId);
     }
     if let (ItemKind::Job, Some(job)) = (rule.item, &item.job) {
@@ -907,6 +912,7 @@ fn answers(fields: &[Field]) -> Vec<BTreeMap<String, String>> {
         let mut may = match &field.kind {
             FieldKind::Choice(choices) => choices.clone(),
             FieldKind::Amount { min, .. } => vec![min.to_string()],
+            FieldKind::Text { .. } if field.name == "doubt" => vec![format!("{}/0", the_job()), "another".to_owned()],
             FieldKind::Text { .. } => vec!["u1".to_owned()],
         };
         if field.name == "productionType" {
@@ -969,7 +975,7 @@ fn plans_of(rule: &Rule, process: &dyn Process, rules: &HouseRules) -> [u64; 3] 
                         run: Some(run),
                         key: &ChainKey::none(),
                     };
-                    let context = PlanContext { stamp, actor, run, opened: stamp.at, options, answers, rules };
+                    let context = PlanContext { stamp, actor, run, options, answers, rules };
                     let plan = process.plan(item.clone(), &context);
                     counts[0] += 1;
                     counts[1] += u64::from(misfit.is_none());
@@ -1100,6 +1106,7 @@ fn guarded(rule: &Rule) -> [u64; 2] {
         _ => &[],
     };
     let answer = values.iter().fold(Answer::ids(items.keys().cloned()), |answer, (f, v)| answer.with(*f, *v));
+    let answer = if rule.process == RESOLVE { office.naming_the_doubt(answer) } else { answer };
     let answers: BTreeMap<String, String> = answer.values.clone();
     let actor = match rule.process {
         APPROVAL => approver(),

@@ -915,7 +915,6 @@ fn forms_answers_runs_and_reports_come_back_as_they_were_stored() {
         process: form.process.clone(),
         actor: scene.person(),
         form,
-        opened: noon(),
         options: texts([("CardsScriptOptions", "ba78")]),
         seal: Digest::of("run"),
     });

@@ -11,10 +11,10 @@ use cardwright::adapters::simulator::{
 };
 use cardwright::host::{AllowAll, CardRepository, CertificateQuery, Clock};
 use cardwright::options::OptionSource;
-use cardwright::process::{Answer, HouseRules, ItemId, Outcome, Slot};
+use cardwright::process::{Answer, HouseRules, ItemId, Outcome, Selection, Slot};
 use cardwright::{
     Actor, ActorId, Card, CardElement, CardId, CardState, Certificate, Engine, EngineBuilder, EngineSettings, Error,
-    ObjectId, ProductionType, Report, Role, RunId, User, UserId, UserState,
+    Job, ObjectId, ProductionType, Report, Role, RunId, User, UserId, UserState,
 };
 use chrono::{TimeZone as _, Utc};
 use futures::executor::block_on;
@@ -126,6 +126,7 @@ impl Office {
         actor: &Actor,
         answer: Answer,
     ) -> Result<(Report, Vec<(ItemId, Outcome)>), Error> {
+        let answer = if process == RESOLVE { self.naming_the_doubt(answer) } else { answer };
         block_on(async {
             let run = match &self.runs {
                 Some(runs) => {
@@ -141,6 +142,23 @@ impl Office {
             }
             Ok((execution.report().clone(), outcomes))
         })
+    }
+
+    /// Whoever settles something has looked at it, unless the test says otherwise.
+    pub(crate) fn naming_the_doubt(&self, answer: Answer) -> Answer {
+        let Selection::Ids(items) = &answer.selection else { return answer };
+        if answer.values.contains_key("doubt") {
+            return answer;
+        }
+        let job_of = |item: &ItemId| match item {
+            ItemId::Job(job) => Some(*job),
+            ItemId::Card(card) => Some(block_on(self.engine.cards(&[*card])).ok()?.pop()?.busy?.job),
+            _ => None,
+        };
+        let jobs: Vec<_> = items.iter().filter_map(job_of).collect();
+        let jobs = block_on(self.engine.jobs(&jobs)).unwrap_or_default();
+        let named = jobs.iter().map(Job::doubt).collect::<Vec<_>>().join(" ");
+        answer.with("doubt", if named.is_empty() { "none" } else { &named })
     }
 
     /// Runs a process on one item and gives its outcome.

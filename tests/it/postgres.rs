@@ -1,24 +1,24 @@
 //! What is particular to the store in PostgreSQL; the contract of every store is checked by the conformance kit.
 
 use std::error::Error;
-use std::future::poll_fn;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::pin::pin;
 use std::process::{Child, Command, Stdio};
 use std::str::FromStr as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::task::Poll;
 use std::time::Duration;
 
 use cardwright::adapters::postgres::{PostgresRepository, SchemaName};
 use cardwright::host::{CardQuery, CardRepository, ClaimRequest, CommitError, RepositoryError, TextPrefix};
 use cardwright::{Card, CardId, ChangeSet, Conflict, ObjectId, Record, StoredId, Why};
-use futures::future::join_all;
-use sqlx::postgres::{PgConnectOptions, PgConnection};
+use futures::future::{Either, join_all, select};
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool};
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::Notify;
 
 use crate::database::{Database, pool_of, runtime, server};
 use crate::sqlite::{Office, conflicts, reservation};
@@ -185,6 +185,47 @@ fn a_schema_of_a_newer_release_is_refused() {
     wait(database.store().migrate()).expect("there is nothing to do");
     wait(database.run("INSERT INTO @cardwright_migration VALUES (99, now())"));
     rejected(wait(database.store().migrate()), "its version is 99, this release knows up to 1");
+}
+
+#[test]
+fn a_store_does_nothing_on_a_schema_of_another_release() -> Tested {
+    let database = Database::new();
+    let store = database.store();
+    wait(store.commit(&take("a")))?;
+    let refused = |store: &PostgresRepository, words: &str| {
+        rejected(wait(store.cards(&[])), words);
+        rejected(wait(store.card_page(&CardQuery::default(), None, 1)), words);
+        rejected(wait(store.changes_since(None, 1)), words);
+        rejected(wait(store.claim(&ClaimRequest::new("worker", 1, Duration::from_secs(1)))), words);
+        rejected(failure(wait(store.commit(&take("b")))), words);
+    };
+    wait(database.run("INSERT INTO @cardwright_migration VALUES (2, now())"));
+    refused(&store, "its version is 2, this release knows up to 1");
+    refused(&database.store(), "its version is 2, this release knows up to 1");
+    wait(database.run("DELETE FROM @cardwright_migration WHERE version = 2"));
+    wait(store.commit(&take("b")))?;
+    // As if its own migration had not been run yet.
+    let older = Database::without_store();
+    wait(older.run(&format!("CREATE SCHEMA \"{}\"", older.schema)));
+    wait(older.run("CREATE TABLE @cardwright_migration (version integer PRIMARY KEY, at timestamptz NOT NULL)"));
+    let store = older.store();
+    refused(&store, "its version is 0, this release wants 1: call `migrate()` first");
+    wait(store.migrate())?;
+    wait(store.commit(&take("a")))?;
+    Ok(())
+}
+
+#[test]
+fn a_migration_waits_for_a_call_that_has_begun() {
+    let database = Database::new();
+    let cancelled = wait(held_up(&database, &database.store(), async |process, watch| {
+        let lock = "BEGIN; LOCK TABLE cardwright_migration IN ACCESS EXCLUSIVE MODE NOWAIT";
+        let refused = watch.execute(lock).await.expect_err("the call has read the version").to_string();
+        assert!(refused.contains("could not obtain lock"), "{refused}");
+        watch.execute("ROLLBACK").await.expect("it ends");
+        sqlx::query("SELECT pg_cancel_backend($1)").bind(process).execute(watch).await.expect("it is cancelled");
+    }));
+    unavailable(failure(cancelled), "cancelled");
 }
 
 #[test]
@@ -401,42 +442,83 @@ fn conflicts_are_named_whatever_level_the_database_prefers() -> Tested {
 #[test]
 fn a_call_that_is_dropped_leaves_nothing_open() -> Tested {
     let database = Database::new();
-    let pool = wait(async { pool_of(1).connect_lazy_with(database.options.clone()) });
+    let proxy = wait(Proxy::start(Cut::Never));
+    let pool = wait(async { pool_of(1).connect_lazy_with(database.options.clone().port(proxy.port)) });
     let store = PostgresRepository::new(pool.clone(), database.schema.clone());
-    let mut dropped = 0;
-    for polls in (0..14).cycle().take(42) {
+    for passed in 0.. {
         let changes = cards(&["Meier"]);
+        // Dropped while the next thing that it says is on its way.
         let done = wait(async {
-            let mut commit = pin!(store.commit(&changes));
-            let mut polled = 0;
-            poll_fn(|context| match commit.as_mut().poll(context) {
-                Poll::Ready(done) => Poll::Ready(Some(done)),
-                Poll::Pending if polled == polls => Poll::Ready(None),
-                Poll::Pending => {
-                    polled += 1;
-                    Poll::Pending
-                }
-            })
-            .await
+            proxy.hold.after(passed);
+            let (commit, held) = (pin!(store.commit(&changes)), pin!(proxy.hold.held.notified()));
+            match select(commit, held).await {
+                Either::Left((done, _)) => Some(done),
+                Either::Right(_) => None,
+            }
         });
+        proxy.hold.let_go();
         // The only connection of the pool must be free of it, and what others do on it must last.
         let (open, alone): (bool, bool) = wait(async {
             let mut connection = pool.acquire().await?;
+            // What was on its way is done now or never.
+            let others = "SELECT count(*) FROM pg_stat_activity \
+                WHERE application_name = current_setting('application_name') AND pid <> pg_backend_pid()";
+            while sqlx::query_scalar::<_, i64>(others).fetch_one(&mut *connection).await? > 0 {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
             connection.execute("CREATE TEMPORARY TABLE IF NOT EXISTS own (a integer)").await?;
             let query = "SELECT pg_current_xact_id_if_assigned() IS NOT NULL, \
                 now() <> (SELECT xact_start FROM pg_stat_activity WHERE pid = pg_backend_pid())";
             sqlx::query_as(query).fetch_one(&mut *connection).await
         })?;
-        assert!(!open && !alone, "a transaction was left open after {polls} polls");
+        assert!(!open && !alone, "a transaction was left open after {passed} messages");
         let found = wait(store.cards(&ids(&changes)))?.len();
         let history = wait(store.history(&ObjectId::Card(changes.cards[0].id), 0, 9))?.len();
         assert_eq!(found, history, "all or nothing");
-        match done {
-            Some(done) => assert!(done.is_ok() && found == 1, "{done:?}"),
-            None => dropped += 1,
+        if let Some(done) = done {
+            assert!(done.is_ok() && found == 1, "{done:?}");
+            assert!(passed > 5, "it was dropped here and there");
+            break;
         }
     }
-    assert!(dropped > 5, "it was dropped here and there");
+    Ok(())
+}
+
+/// A call that waits, within this runtime, for a key that another is about to take.
+fn held_call(
+    runtime: &Runtime,
+    database: &Database,
+) -> (PgPool, impl Future<Output = Result<(), CommitError>> + use<>) {
+    let pool = runtime.block_on(async { pool_of(1).min_connections(1).connect_lazy_with(database.options.clone()) });
+    let store = PostgresRepository::new(pool.clone(), database.schema.clone());
+    let mut call = Box::pin(async move { store.commit(&take("a")).await });
+    runtime.block_on(async {
+        let mut watch = beside(database).await;
+        let waits = pin!(waiting(database, &mut watch));
+        assert!(matches!(select(&mut call, waits).await, Either::Right(_)), "it waits");
+    });
+    (pool, call)
+}
+
+#[test]
+fn a_call_may_be_dropped_outside_the_runtime() -> Tested {
+    for ends in [false, true] {
+        let database = Database::new();
+        let mut other = wait(beside(&database));
+        wait(other.execute("BEGIN; INSERT INTO reservation VALUES ('a', 'other')"))?;
+        let own = Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+        let (pool, call) = held_call(&own, &database);
+        if ends {
+            drop(own);
+            drop(call);
+        } else {
+            drop(call);
+            // It has given back the only connection.
+            own.block_on(async { pool.acquire().await.map(drop) })?;
+        }
+        wait(other.execute("ROLLBACK"))?;
+        assert_eq!(wait(database.store().reservations(&["a".to_owned()]))?, []);
+    }
     Ok(())
 }
 
@@ -452,10 +534,38 @@ enum Cut {
     After,
 }
 
+/// Holds one message of the client.
+struct Hold {
+    /// How many that ask for an answer pass before it.
+    passing: AtomicUsize,
+    held: Notify,
+    goes_on: Notify,
+}
+
+impl Hold {
+    fn after(&self, passing: usize) {
+        self.passing.store(passing, Ordering::SeqCst);
+    }
+
+    /// Lets pass what is held, and all that comes.
+    fn let_go(&self) {
+        self.after(usize::MAX);
+        self.goes_on.notify_one();
+    }
+
+    async fn pass(&self) {
+        if self.passing.fetch_sub(1, Ordering::SeqCst) == 0 {
+            self.held.notify_one();
+            self.goes_on.notified().await;
+        }
+    }
+}
+
 /// Passes on what client and server say, and counts statements; cuts the line once.
 struct Proxy {
     port: u16,
     statements: Arc<AtomicUsize>,
+    hold: Arc<Hold>,
 }
 
 impl Proxy {
@@ -464,19 +574,25 @@ impl Proxy {
         let port = listener.local_addr().expect("an address").port();
         let statements = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&statements);
+        let hold = Hold { passing: AtomicUsize::new(usize::MAX), held: Notify::new(), goes_on: Notify::new() };
+        let hold = Arc::new(hold);
+        let holds = Arc::clone(&hold);
         tokio::spawn(async move {
             let mut cut = cut;
             while let Ok((client, _)) = listener.accept().await {
                 let server = TcpStream::connect((server().get_host(), server().get_port())).await.expect("the server");
                 // Only the first line that commits is cut.
-                Self::pass(client, server, cut, &counted).await;
+                Self::pass(client, server, cut, &counted, &holds).await;
                 cut = Cut::Never;
             }
         });
-        Self { port, statements }
+        Self { port, statements, hold }
     }
 
-    async fn pass(client: TcpStream, server: TcpStream, cut: Cut, statements: &AtomicUsize) {
+    async fn pass(client: TcpStream, server: TcpStream, cut: Cut, statements: &AtomicUsize, hold: &Hold) {
+        for line in [&client, &server] {
+            line.set_nodelay(true).expect("it is set");
+        }
         let (mut from_client, mut to_client) = client.into_split();
         let (mut from_server, mut to_server) = server.into_split();
         let committed = AtomicBool::new(false);
@@ -495,6 +611,9 @@ impl Proxy {
                         return Ok::<(), std::io::Error>(());
                     }
                     committed.store(true, Ordering::Relaxed);
+                }
+                if matches!(kind, b'Q' | b'S') {
+                    hold.pass().await;
                 }
                 let mut message = if is_first { Vec::new() } else { vec![kind] };
                 message.extend(length);
@@ -737,6 +856,39 @@ fn a_text_that_many_have_is_paged_like_one_that_few_have() -> Tested {
             }
         }
         assert_eq!(found, expected, "{query:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_card_that_has_a_text_twice_is_on_a_page_once() -> Tested {
+    for count in [3, 450] {
+        let database = Database::new();
+        let store = database.store();
+        let mut changes = cards(&vec!["Meier"; count]);
+        for card in &mut changes.cards {
+            card.number = Some("17".to_owned());
+            card.attributes.insert(Card::NUMBER.to_owned(), "17b".to_owned());
+            card.searchable = Arc::new([Card::NUMBER.to_owned()].into());
+        }
+        wait(store.commit(&changes))?;
+        let mut expected = ids(&changes);
+        expected.sort_unstable();
+        for limit in [1, 2, 7, 500] {
+            for texts in [vec!["17"], vec!["1", "17b"]] {
+                let text = texts.into_iter().map(|prefix| TextPrefix::new(Card::NUMBER, prefix)).collect();
+                let query = CardQuery { text, ..CardQuery::default() };
+                let mut found: Vec<CardId> = Vec::new();
+                loop {
+                    let page = wait(store.card_page(&query, found.last().copied(), limit))?;
+                    found.extend(page.iter().map(|card| card.id));
+                    if page.len() < limit {
+                        break;
+                    }
+                }
+                assert_eq!(found, expected, "{count} cards, {limit} on a page");
+            }
+        }
     }
     Ok(())
 }

@@ -9,8 +9,8 @@ use cardwright::adapters::memory::MemoryUsers;
 use cardwright::host::{CardQuery, DirectoryError, JobQuery, RepositoryError, UserFilter, UserPage, UserRepository};
 use cardwright::process::{Answer, AnswerError, Filter, ItemId, Outcome, RefusalCode};
 use cardwright::{
-    CardId, CardKind, CardState, EngineSettings, Error, Interruption, NumberRange, ObjectId, Report, Run, RunId, User,
-    UserId, UserState,
+    CardId, CardKind, CardState, EngineSettings, Error, Interruption, JobKind, NumberRange, ObjectId, Report, Run,
+    RunId, User, UserId, UserState,
 };
 use futures::TryStreamExt as _;
 use futures::executor::block_on;
@@ -18,7 +18,7 @@ use futures::executor::block_on;
 use crate::office::{
     ABORT, APPROVAL, ORDER, ORDER_SCRIPT, Office, SYNC_ORDERS, approver, operator, person, run_id, user_item,
 };
-use crate::watched::{Watched, second, store};
+use crate::watched::{TestBureau, Watched, jobs, second, store};
 
 /// All ten active users.
 fn everyone() -> Answer {
@@ -168,6 +168,52 @@ fn a_stopped_run_keeps_what_is_committed_and_is_finished_later() {
     let (report, _) = run_as(&office, run_id(1), everyone()).unwrap();
     assert_eq!((report.done_earlier, report.interrupted), (4, None));
     assert_eq!(cards(&office).len(), 10);
+}
+
+/// An engine that orders one card per call, and a bureau that lets a test act during a call.
+fn one_per_call(office: &Office, repository: impl cardwright::host::CardRepository) -> (Office, TestBureau) {
+    let bureau = TestBureau::new(office.bureau.clone());
+    let settings = EngineSettings::new().orders_per_call(1);
+    (second(office, repository, |builder| builder.settings(settings).bureau(bureau.clone())), bureau)
+}
+
+#[test]
+fn a_sync_that_is_stopped_within_a_chunk_makes_no_further_call_and_releases_the_rest() {
+    let (repository, clock) = store();
+    let office = Office::on(repository.clone(), clock, |builder| builder);
+    run_as(&office, run_id(1), everyone()).unwrap();
+    let (other, bureau) = one_per_call(&office, repository);
+    let report = block_on(async {
+        let run = other.engine.open(SYNC_ORDERS, &crate::office::service()).await.unwrap();
+        let execution = other.engine.next(&run, Answer::new()).await.unwrap();
+        let stop = execution.stop_handle();
+        bureau.before_answer(|| ());
+        bureau.before_answer(move || stop.stop());
+        execution.finish().await.unwrap()
+    });
+    assert_eq!((report.items, report.done.get("ordered")), (2, Some(&2)), "{report:?}");
+    assert_eq!(report.interrupted, Some(Interruption::Stopped));
+    assert_eq!(office.bureau.ledger().len(), 2);
+    assert!(jobs(&office, JobKind::PlaceOrder).iter().all(|job| job.claim.is_none()));
+    assert_eq!(office.sync(SYNC_ORDERS).done.get("ordered"), Some(&8), "the rest is due");
+}
+
+#[test]
+fn a_run_that_is_stopped_while_it_orders_leaves_the_rest_in_the_queue() {
+    let (repository, clock) = store();
+    let office = Office::on(repository.clone(), clock, |builder| builder);
+    let (other, bureau) = one_per_call(&office, repository);
+    other.script(ORDER_SCRIPT, "CardsAddonExtProdQueueCards = false");
+    let report = block_on(async {
+        let run = other.engine.open(ORDER, &operator()).await.unwrap();
+        let execution = other.engine.next(&run, everyone()).await.unwrap();
+        let stop = execution.stop_handle();
+        bureau.before_answer(move || stop.stop());
+        execution.finish().await.unwrap()
+    });
+    assert_eq!((report.done.get("ordered"), report.done.get("processing")), (Some(&1), Some(&9)), "{report:?}");
+    assert_eq!(office.bureau.ledger().len(), 1);
+    assert_eq!(office.sync(SYNC_ORDERS).done.get("ordered"), Some(&9));
 }
 
 #[test]

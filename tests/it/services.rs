@@ -116,7 +116,8 @@ fn a_run_that_one_web_service_has_opened_another_finishes() {
     let file = folder.path().join("office.db");
     let (one, two) = (Service::start(&file), Service::start(&file));
     let run = one.json("POST", ORDER, "olga", &Value::Null);
-    let (status, kind, events) = two.call("POST", "/work", "olga", &json!([run, people(&["p1", "p2", "nobody"])]));
+    let wanted = people(&["p1", "p2", "p500", "nobody"]);
+    let (status, kind, events) = two.call("POST", "/work", "olga", &json!([run, wanted]));
     assert_eq!((status, kind.as_str()), (200, "text/event-stream"));
     let data: Vec<Value> = events
         .lines()
@@ -124,22 +125,37 @@ fn a_run_that_one_web_service_has_opened_another_finishes() {
         .map(|data| serde_json::from_str(data).expect("it is JSON"))
         .collect();
     assert_eq!(data.len(), 2, "a chunk and the report: {events}");
-    assert_eq!((&data[0]["done"], &data[0]["of"]), (&json!(3), &json!(3)));
-    assert_eq!((&data[1]["done"], &data[1]["refused"]), (&json!({"processing": 2}), &json!({"not_found": 1})));
+    assert_eq!((&data[0]["done"], &data[0]["of"]), (&json!(4), &json!(4)));
+    assert_eq!((&data[1]["done"], &data[1]["refused"]), (&json!({"requested": 3}), &json!({"not_found": 1})));
 
     // Asked again, the first one finishes the same run, in which all is done.
-    let (_, _, events) = one.call("POST", "/work", "olga", &json!([run, people(&["p1", "p2", "nobody"])]));
-    assert!(events.contains(r#""done_earlier":2"#), "{events}");
+    let (_, _, events) = one.call("POST", "/work", "olga", &json!([run, wanted]));
+    assert!(events.contains(r#""done_earlier":3"#), "{events}");
+
+    // Two orders are approved and sent, and one stays.
+    let requested = one.json("GET", "/cards?state=requested", "", &Value::Null);
+    let requests = requested.as_array().into_iter().flatten().filter(|card| card["holder"] != json!("p2"));
+    let requests: Vec<Value> = requests.map(|card| json!({"request": card["request"]})).collect();
+    let yes = json!({"selection": {"ids": requests}, "values": {"decision": "approve"}});
+    assert_eq!(two.problem("POST", "/do/CardsProcApproval", "olga", &yes), 403, "who orders does not approve");
+    assert_eq!(two.json("POST", "/do/CardsProcApproval", "anton", &yes).as_array().map(Vec::len), Some(2));
     let until = Instant::now() + Duration::from_secs(60);
-    while one.json("GET", "/cards?state=produced", "", &Value::Null).as_array().map(Vec::len) != Some(2) {
-        assert!(
-            Instant::now() < until,
-            "the workers of the two make the cards: {}",
-            one.json("GET", "/health", "", &Value::Null)
-        );
+    let count = |path: &str| one.json("GET", path, "", &Value::Null).as_array().map_or(0, Vec::len);
+    while count("/cards?state=produced") < 1 || count("/doubts") < 1 {
+        let health = || one.json("GET", "/health", "", &Value::Null);
+        assert!(Instant::now() < until, "the workers of the two do what is due: {}", health());
         std::thread::sleep(Duration::from_millis(200));
     }
-    assert_eq!(one.json("GET", "/doubts", "", &Value::Null), json!([]));
+
+    // The answer to one was lost: nobody guesses, a person settles it.
+    let job = one.json("GET", "/doubts", "", &Value::Null)[0].clone();
+    let doubt = format!("{}/{}", job["id"].as_str().expect("an id"), job["doubts"]);
+    let values = json!({"doubt": doubt, "resolution": "give up", "reason": "they have lost it"});
+    let settled = json!({"selection": {"ids": [{"job": job["id"]}]}, "values": values});
+    assert_eq!(one.problem("POST", "/do/CardsProcResolveDoubt", "olga", &settled), 403);
+    let outcome = one.json("POST", "/do/CardsProcResolveDoubt", "petra", &settled);
+    assert_eq!(outcome[0][1]["done"]["state"], json!("failed"), "{outcome}");
+    assert_eq!(one.problem("POST", "/do/CardsProcResolveDoubt", "petra", &settled), 409, "it is settled");
     assert_eq!((one.0.interrupt(), two.0.interrupt()), (String::new(), String::new()));
 }
 

@@ -382,8 +382,8 @@ fn an_order_without_news_for_too_long_is_listed_and_asked_for_no_more() {
     days_pass(&office, 3);
 
     let doubt = doubts().remove(0);
-    assert_eq!((doubt.kind(), doubt.card, doubt.doubted.is_some()), (JobKind::TrackOrder, Some(card), true));
-    assert!(doubt.remark.as_deref().unwrap().starts_with("the bureau has said nothing new since"), "{doubt:?}");
+    assert_eq!((doubt.kind(), doubt.card, doubt.doubts), (JobKind::TrackOrder, Some(card), 1));
+    assert!(doubt.remark.as_deref().unwrap().starts_with("the bureau has said nothing new for 30 days"), "{doubt:?}");
     assert_eq!(office.state(card), CardState::InProduction, "nothing is guessed");
     assert_eq!(office.history(card).last().unwrap(), "in_doubt");
     let asked = office.bureau.calls().status;
@@ -417,11 +417,37 @@ fn an_order_that_the_bureau_does_not_know_for_too_long_is_listed() {
 }
 
 #[test]
-fn a_bureau_out_of_reach_is_no_silence() {
-    let (office, card, _) = ordered();
+fn who_was_not_asked_was_not_silent() {
+    let quiet = || {
+        let (office, _, order_id) = ordered();
+        office.bureau.set_status(&order_id, "received");
+        days_pass(&office, 20);
+        office
+    };
+    let no_doubts = |office: &Office| assert_eq!(block_on(office.engine.doubts(None, 10)).unwrap(), []);
+    // A bureau that is away, and says the same as before when it is back.
+    let office = quiet();
     office.bureau.outage(office.clock.now() + chrono::TimeDelta::days(90));
-    days_pass(&office, 89);
-    assert_eq!(block_on(office.engine.doubts(None, 10)).unwrap(), []);
-    days_pass(&office, 12);
-    assert_eq!(office.state(card), CardState::Produced);
+    days_pass(&office, 95);
+    no_doubts(&office);
+    // Nobody works; and a clock that is wrong for once.
+    for leap in [100, 4000] {
+        let office = quiet();
+        office.clock.advance(leap * 24 * HOUR);
+        days_pass(&office, 5);
+        no_doubts(&office);
+        days_pass(&office, 10);
+        assert_eq!(block_on(office.engine.doubts(None, 10)).unwrap().len(), 1, "it goes on being silent");
+    }
+}
+
+#[test]
+fn an_order_in_doubt_is_not_updated_by_hand() {
+    let (office, card, order_id) = ordered();
+    office.bureau.set_status(&order_id, "received");
+    days_pass(&office, 32);
+    office.bureau.set_status(&order_id, "shipped");
+    let Outcome::Refused(refusal) = update(&office, card) else { panic!("nobody has asked the bureau") };
+    assert_eq!(refusal.code, RefusalCode::InDoubt);
+    assert!(refusal.reason.contains("must be settled first"), "{}", refusal.reason);
 }

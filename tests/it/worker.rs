@@ -1,14 +1,14 @@
 //! The background worker, on simulated time.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use cardwright::adapters::memory::MemoryRepository;
 use cardwright::adapters::simulator::{SimulatedBureau, SimulatedClock};
 use cardwright::host::{AccessPolicy, CardOrder, Decision, FindOutcome, GoCardsProvider, PlaceOutcome, Placement};
-use cardwright::host::{CardQuery, Clock as _, StatusOutcome};
+use cardwright::host::{CardQuery, Clock, StatusOutcome};
 use cardwright::options::ResolvedOptions;
 use cardwright::process::{
     Answer, Component, Field, HouseRules, Item, ItemId, ItemKind, Needs, Plan, PlanContext, Process, ProcessDefinition,
@@ -16,6 +16,7 @@ use cardwright::process::{
 };
 use cardwright::worker::{Figures, Schedule, Stopped, Worker};
 use cardwright::{Actor, CardState, Engine, EngineSettings, JobKind, JobState, SymbolicName};
+use chrono::{DateTime, TimeDelta, Utc};
 use futures::executor::block_on;
 
 use crate::office::{
@@ -37,9 +38,67 @@ fn office_and_engine(
 }
 
 fn order_all(office: &Office) {
-    let people: Vec<ItemId> = (1..=10).map(|number| user_item(&format!("u{number}"))).collect();
+    order(office, 1..=10);
+}
+
+fn order(office: &Office, users: std::ops::RangeInclusive<u64>) {
+    let people: Vec<ItemId> = users.clone().map(|number| user_item(&format!("u{number}"))).collect();
     let report = office.run(ORDER, &operator(), Answer::ids(people)).0;
-    assert_eq!(report.done["processing"], 10);
+    assert_eq!(report.done["processing"], users.count() as u64);
+}
+
+/// An office whose time moves only when it is told to, and an engine of a worker on the same store.
+fn still_office_and_engine(
+    change: impl FnOnce(cardwright::EngineBuilder) -> cardwright::EngineBuilder,
+) -> (Office, Arc<Engine>) {
+    let clock = SimulatedClock::new(crate::office::clock().now());
+    let repository = MemoryRepository::new(Arc::new(clock.clone()));
+    let office = Office::on(repository.clone(), clock, |builder| builder);
+    let engine = Arc::new(second(&office, repository, change).engine);
+    (office, engine)
+}
+
+/// A worker that does nothing but order.
+fn only_orders(engine: Arc<Engine>, schedule: Schedule) -> Worker {
+    [SYNC_STATUS, SYNC_PRODUCTION, SYNC_ORPHANS]
+        .iter()
+        .fold(Worker::new(engine, service()), |worker, name| {
+            worker.schedule(name, Schedule::jobs().lanes(0)).expect("it is one")
+        })
+        .schedule(SYNC_ORDERS, schedule)
+        .expect("it is one")
+}
+
+/// Lets all lanes do what they can at this moment.
+async fn settle() {
+    for _ in 0..200 {
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Lets time pass in steps.
+async fn pass(office: &Office, steps: u32, step: Duration) {
+    for _ in 0..steps {
+        settle().await;
+        office.clock.advance(step);
+    }
+    settle().await;
+}
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// A clock that is ahead by so many seconds.
+#[derive(Clone)]
+struct Ahead(SimulatedClock, Arc<AtomicI64>);
+
+#[async_trait]
+impl Clock for Ahead {
+    fn now(&self) -> DateTime<Utc> {
+        self.0.now() + TimeDelta::seconds(self.1.load(Ordering::Relaxed))
+    }
+    async fn sleep(&self, duration: Duration) {
+        self.0.sleep(duration).await;
+    }
 }
 
 fn count(office: &Office, state: CardState) -> usize {
@@ -143,18 +202,209 @@ async fn once_does_what_is_due_and_no_more() {
 
 #[tokio::test]
 async fn trouble_is_left_alone_for_longer_and_longer_and_does_not_last() {
-    let (office, engine) = office_and_engine(|builder| builder);
+    let settings = EngineSettings::new().chunk(1).back_off(Duration::from_secs(1));
+    let (office, engine) = office_and_engine(|builder| builder.settings(settings));
     order_all(&office);
-    office.bureau.outage(office.clock.now() + chrono::TimeDelta::hours(8));
-    let schedule = Schedule::jobs().lanes(3).back_off(Duration::from_secs(10), HOUR);
-    let worker = Worker::new(engine, service()).schedule(SYNC_ORDERS, schedule).expect("it is one");
-    worker.run(until(|| count(&office, CardState::Ordered) == 10)).await;
+    office.bureau.outage(office.clock.now() + TimeDelta::hours(8));
+    let worker = only_orders(engine, Schedule::jobs().lanes(3).back_off(Duration::from_secs(10), HOUR));
+    let stop = async {
+        until(|| figures(&worker, SYNC_ORDERS).interrupted > 5).await;
+        let figures = figures(&worker, SYNC_ORDERS);
+        assert_eq!(figures.last_trouble.as_deref(), Some("the outside does not want to be called for now"));
+        until(|| count(&office, CardState::Ordered) == 10).await;
+    };
+    worker.run(stop).await;
     let figures = figures(&worker, SYNC_ORDERS);
-    // From 10 s to an hour in ten steps, then every hour; three lanes may each begin before the first has said so.
-    assert!((3..=40).contains(&figures.interrupted), "{figures:?}");
-    assert_eq!(figures.last_trouble.as_deref(), Some("the outside does not want to be called for now"));
-    assert_eq!(figures.backs_off_until, None, "it is over");
+    // From 10 s to 43 min in nine steps, then every hour: 16 or so, and one lane speaks for all.
+    assert!((14..=20).contains(&figures.interrupted), "{figures:?}");
+    assert_eq!((figures.backs_off_until, figures.last_trouble), (None, None), "it is over");
     assert_eq!(office.bureau.ledger().len(), 10);
+}
+
+#[tokio::test]
+async fn trouble_that_all_lanes_meet_at_once_counts_once_for_the_wait() {
+    let (office, engine) = still_office_and_engine(|builder| builder.settings(EngineSettings::new().chunk(1)));
+    order_all(&office);
+    office.bureau.outage(office.clock.now() + TimeDelta::hours(8));
+    let worker = only_orders(engine, Schedule::jobs().lanes(8).back_off(Duration::from_secs(10), HOUR));
+    worker.run(settle()).await;
+    let wait = figures(&worker, SYNC_ORDERS).backs_off_until.expect("there was trouble") - office.clock.now();
+    assert!(wait <= TimeDelta::seconds(13), "10 s, stretched by a quarter at most: {wait}");
+}
+
+#[tokio::test]
+async fn a_lane_that_waits_hears_of_the_trouble_of_another() {
+    let (office, engine) = still_office_and_engine(|builder| builder.settings(EngineSettings::new().chunk(1)));
+    let worker = only_orders(engine, Schedule::jobs().lanes(8).back_off(HOUR, HOUR));
+    let stop = async {
+        settle().await;
+        order_all(&office);
+        office.bureau.outage(office.clock.now() + TimeDelta::hours(8));
+        pass(&office, 12, Duration::from_secs(1)).await;
+    };
+    worker.run(stop).await;
+    assert_eq!(figures(&worker, SYNC_ORDERS).interrupted, 1);
+}
+
+#[tokio::test]
+async fn trouble_that_is_over_is_forgotten_when_nothing_is_due_too() {
+    let (office, engine) = still_office_and_engine(|builder| builder);
+    let away = || office.bureau.outage(office.clock.now() + TimeDelta::minutes(10));
+    order(&office, 1..=1);
+    away();
+    let worker = only_orders(engine, Schedule::jobs().back_off(Duration::from_secs(10), HOUR));
+    let stop = async {
+        pass(&office, 60, MINUTE).await;
+        assert_eq!(count(&office, CardState::Ordered), 1);
+        assert_eq!(figures(&worker, SYNC_ORDERS).last_trouble, None);
+        order(&office, 2..=2);
+        away();
+        office.clock.advance(Duration::from_secs(7));
+        settle().await;
+    };
+    worker.run(stop).await;
+    let figures = figures(&worker, SYNC_ORDERS);
+    let wait = figures.backs_off_until.expect("there is trouble again") - office.clock.now();
+    assert!(wait <= TimeDelta::seconds(13), "as if for the first time: {wait}");
+}
+
+/// A bureau whose first call is answered when it is released, and which is away for all others.
+struct FirstSlow(SimulatedBureau, AtomicBool, Arc<tokio::sync::Semaphore>);
+
+#[async_trait]
+impl GoCardsProvider for FirstSlow {
+    fn placement(&self) -> Placement {
+        self.0.placement()
+    }
+    async fn place(&self, orders: &[CardOrder]) -> Vec<PlaceOutcome> {
+        if self.1.swap(true, Ordering::Relaxed) {
+            return vec![PlaceOutcome::Unavailable { reason: "away".to_owned() }; orders.len()];
+        }
+        let _permit = self.2.acquire().await;
+        self.0.place(orders).await
+    }
+    async fn status(&self, order_ids: &[String]) -> Vec<StatusOutcome> {
+        self.0.status(order_ids).await
+    }
+    async fn find(&self, reference: &str) -> FindOutcome {
+        self.0.find(reference).await
+    }
+}
+
+#[tokio::test]
+async fn what_one_lane_began_before_the_trouble_of_another_does_not_end_it() {
+    let clock = SimulatedClock::new(crate::office::clock().now());
+    let repository = MemoryRepository::new(Arc::new(clock.clone()));
+    let office = Office::on(repository.clone(), clock, |builder| builder);
+    let released = Arc::new(tokio::sync::Semaphore::new(0));
+    let bureau = FirstSlow(office.bureau.clone(), AtomicBool::default(), Arc::clone(&released));
+    let settings = EngineSettings::new().chunk(1);
+    let engine = Arc::new(second(&office, repository, |builder| builder.bureau(bureau).settings(settings)).engine);
+    order_all(&office);
+    let worker = only_orders(engine, Schedule::jobs().lanes(2));
+    let stop = async {
+        settle().await;
+        assert_eq!(figures(&worker, SYNC_ORDERS).interrupted, 1);
+        released.add_permits(1);
+        settle().await;
+        assert_eq!(count(&office, CardState::Ordered), 1);
+    };
+    worker.run(stop).await;
+    let figures = figures(&worker, SYNC_ORDERS);
+    assert_eq!(figures.interrupted, 1, "nobody has called again: {figures:?}");
+    assert!(figures.backs_off_until.is_some() && figures.last_trouble.is_some(), "{figures:?}");
+}
+
+#[tokio::test]
+async fn a_clock_that_was_ahead_and_is_put_right_stops_nobody() {
+    for outage in [0, 2] {
+        let clock = SimulatedClock::new(crate::office::clock().now());
+        let repository = MemoryRepository::new(Arc::new(clock.clone()));
+        let office = Office::on(repository.clone(), clock, |builder| builder);
+        let ahead = Arc::new(AtomicI64::new(30 * 24 * 3600));
+        let clock = Ahead(office.clock.clone(), Arc::clone(&ahead));
+        let engine = Arc::new(second(&office, repository, |builder| builder.clock(clock)).engine);
+        order(&office, 1..=5);
+        office.bureau.outage(office.clock.now() + TimeDelta::minutes(outage));
+        let worker = only_orders(engine, Schedule::jobs().per_minute(600));
+        let stop = async {
+            settle().await;
+            ahead.store(0, Ordering::Relaxed);
+            pass(&office, 3, MINUTE).await;
+            order(&office, 6..=10);
+            pass(&office, 10, MINUTE).await;
+        };
+        worker.run(stop).await;
+        assert!(office.bureau.ledger().len() >= 5, "{outage}: {:?}", figures(&worker, SYNC_ORDERS));
+        let new = count(&office, CardState::Processing);
+        // What was put off by the clock that was ahead waits in the store, where anybody may order it at once.
+        assert!(new <= if outage == 0 { 0 } else { 5 }, "{outage}: {:?}", figures(&worker, SYNC_ORDERS));
+    }
+}
+
+#[tokio::test]
+async fn what_is_switched_off_while_much_is_due_stops_after_the_chunk() {
+    let (office, engine) = still_office_and_engine(|builder| builder.settings(EngineSettings::new().chunk(1)));
+    order_all(&office);
+    let worker = only_orders(engine, Schedule::jobs().per_minute(1));
+    let stop = async {
+        pass(&office, 2, MINUTE).await;
+        let figures = figures(&worker, SYNC_ORDERS);
+        assert!(figures.runs >= 2 && figures.done >= 2, "seen while there is more to do: {figures:?}");
+        let ordered = office.bureau.ledger().len();
+        office.engine.disable(SYNC_ORDERS, Slot::Background, &administrator()).await.expect("it can be switched off");
+        pass(&office, 30, MINUTE).await;
+        assert_eq!(office.bureau.ledger().len(), ordered);
+    };
+    worker.run(stop).await;
+}
+
+#[tokio::test]
+async fn schedules_without_measure_work() {
+    for every in [Duration::ZERO, Duration::MAX] {
+        let (office, engine) = office_and_engine(|builder| builder);
+        order_all(&office);
+        office.bureau.outage(office.clock.now() + Duration::from_secs(1));
+        let schedule = Schedule::jobs().every(every).back_off(every, every).per_minute(0);
+        let worker = only_orders(engine, schedule);
+        worker.run(until(|| count(&office, CardState::Ordered) == 10)).await;
+        assert_eq!(figures(&worker, SYNC_ORDERS).in_doubt, 0);
+    }
+    assert_eq!(Schedule::jobs().per_minute(0), Schedule::jobs().per_minute(1));
+}
+
+/// A clock that panics the first times somebody waits for long.
+struct Broke(SimulatedClock, AtomicU64);
+
+#[async_trait]
+impl Clock for Broke {
+    fn now(&self) -> DateTime<Utc> {
+        self.0.now()
+    }
+    async fn sleep(&self, duration: Duration) {
+        assert!(duration < HOUR || self.1.fetch_add(1, Ordering::Relaxed) >= 2, "it broke");
+        self.0.sleep(duration).await;
+    }
+}
+
+#[tokio::test]
+async fn a_lane_that_ends_is_started_again() {
+    let (repository, clock) = store();
+    let office = Office::on(repository.clone(), clock, |builder| builder);
+    let broke = Broke(office.clock.clone(), AtomicU64::new(0));
+    let engine = Arc::new(second(&office, repository, |builder| builder.clock(broke)).engine);
+    let worker = only_orders(engine, Schedule::jobs().every(HOUR * 2));
+    let stop = async {
+        until(|| figures(&worker, SYNC_ORDERS).runs == 1).await;
+        order_all(&office);
+        let done = async {
+            while count(&office, CardState::Ordered) < 10 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), done).await.expect("it goes on");
+    };
+    assert_eq!(worker.run(stop).await, Stopped::Finished);
 }
 
 /// A bureau that takes as long as the test wants.
@@ -199,7 +449,7 @@ fn slow() -> (Office, Worker, Arc<AtomicU64>, Arc<tokio::sync::Semaphore>) {
 }
 
 #[tokio::test]
-async fn stopped_it_finishes_the_chunk_it_is_at_and_releases_the_rest() {
+async fn stopped_it_finishes_the_call_it_is_at_and_releases_the_rest() {
     let (office, worker, begun, released) = slow();
     let stop = async {
         until(|| begun.load(Ordering::Relaxed) == 1).await;
@@ -212,11 +462,8 @@ async fn stopped_it_finishes_the_chunk_it_is_at_and_releases_the_rest() {
         });
     };
     assert_eq!(worker.run(stop).await, Stopped::Finished);
-    assert_eq!(
-        (count(&office, CardState::Ordered), count(&office, CardState::Processing)),
-        (4, 6),
-        "one chunk of four"
-    );
+    assert_eq!((count(&office, CardState::Ordered), count(&office, CardState::Processing)), (2, 8), "one call for two");
+    assert_eq!(figures(&worker, SYNC_ORDERS).done, 2, "what was done before the stop counts");
     assert_nothing_is_claimed(&office);
     assert_eq!(jobs(&office, JobKind::PlaceOrder).iter().filter(|job| job.state == JobState::InDoubt).count(), 0);
 }
@@ -248,6 +495,18 @@ async fn a_rate_is_kept() {
     assert!(figures(&worker, SYNC_ORDERS).last_minute <= 3, "{:?}", figures(&worker, SYNC_ORDERS));
 }
 
+#[tokio::test]
+async fn a_rate_is_kept_also_once() {
+    let (office, engine) = office_and_engine(|builder| builder.settings(EngineSettings::new().chunk(2)));
+    order_all(&office);
+    let start = office.clock.now();
+    let worker =
+        Worker::new(engine, service()).schedule(SYNC_ORDERS, Schedule::jobs().per_minute(2)).expect("it is one");
+    worker.run_once().await.expect("all can be opened");
+    assert_eq!(count(&office, CardState::Ordered), 10);
+    assert!((office.clock.now() - start).num_minutes() >= 4, "ten orders in chunks of two, two a minute");
+}
+
 /// Says no to every job.
 struct NoJobs;
 
@@ -267,7 +526,7 @@ async fn what_is_not_permitted_is_not_tried_again_at_once() {
     order_all(&office);
     let worker = Worker::new(engine, service());
     let start = office.clock.now();
-    worker.run(until(|| office.clock.now() - start > chrono::TimeDelta::minutes(10))).await;
+    worker.run(until(|| office.clock.now() - start > TimeDelta::minutes(10))).await;
     let figures = figures(&worker, SYNC_ORDERS);
     assert!((100..=170).contains(&figures.runs), "every five seconds or so for ten minutes: {figures:?}");
     assert_eq!(office.bureau.ledger().len(), 0);
@@ -281,7 +540,7 @@ async fn what_is_switched_off_waits_until_it_is_switched_on() {
     let worker = Worker::new(engine, service());
     let start = office.clock.now();
     let stop = async {
-        until(|| office.clock.now() - start > chrono::TimeDelta::hours(1)).await;
+        until(|| office.clock.now() - start > TimeDelta::hours(1)).await;
         assert_eq!(count(&office, CardState::Processing), 10);
         block_on(office.engine.enable(SYNC_ORDERS, Slot::Background, &administrator())).expect("it can be switched on");
         until(|| count(&office, CardState::Processing) == 0).await;

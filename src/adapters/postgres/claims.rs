@@ -44,7 +44,7 @@ impl PostgresRepository {
         } else if run.is_some() {
             query = query.bind(run);
         }
-        let mut session = Session::begin(&self.pool).await?;
+        let mut session = self.begin().await?;
         let claimed = query.fetch_all(session.connection()).await;
         let mut claimed = session.end(claimed.map_err(Problem::from).and_then(|rows| jobs(&rows))).await?;
         claimed.sort_unstable_by_key(|job| (job.due, job.id));
@@ -54,7 +54,7 @@ impl PostgresRepository {
     pub(super) async fn try_renew(&self, jobs: &[(JobId, u64)], lease: Duration) -> Result<Vec<JobId>, Problem> {
         let (ids, versions) = columns(jobs.iter().copied());
         let query = sqlx::query_scalar::<_, Uuid>(self.sql(sql::RENEW)).bind(ids).bind(versions).bind(micros(lease));
-        let mut session = Session::begin(&self.pool).await?;
+        let mut session = self.begin().await?;
         let renewed = query.fetch_all(session.connection()).await;
         Ok(session.end(renewed.map_err(Problem::from)).await?.into_iter().map(JobId::new).collect())
     }
@@ -62,7 +62,7 @@ impl PostgresRepository {
     pub(super) async fn try_release(&self, jobs: &[(JobId, u64)]) -> Result<(), Problem> {
         let (ids, versions) = columns(jobs.iter().copied());
         let query = sqlx::query(self.sql(sql::RELEASE_JOBS)).bind(ids).bind(versions);
-        let mut session = Session::begin(&self.pool).await?;
+        let mut session = self.begin().await?;
         let released = query.execute(session.connection()).await;
         session.end(released.map_err(Problem::from)).await.map(|_| ())
     }
@@ -72,7 +72,7 @@ impl PostgresRepository {
         attempts: &[(JobId, u64, Attempt)],
         lease: Duration,
     ) -> Result<Vec<Job>, Problem> {
-        let mut session = Session::begin(&self.pool).await?;
+        let mut session = self.begin().await?;
         let recorded = self.record_held(&mut session, attempts, lease).await;
         session.end(recorded).await
     }

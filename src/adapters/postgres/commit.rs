@@ -42,7 +42,7 @@ type Statement = Query<'static, Postgres, PgArguments>;
 impl PostgresRepository {
     /// Stores all rows, or names everything that stands against it.
     pub(super) async fn try_commit(&self, rows: &Rows) -> Result<Vec<Conflict>, Problem> {
-        let mut session = Session::begin(&self.pool).await?;
+        let mut session = self.begin().await?;
         match self.store(&mut session, rows).await {
             Ok(true) => session.commit().await.map(|()| Vec::new()),
             Ok(false) => {
@@ -172,7 +172,7 @@ impl PostgresRepository {
 
     /// Everything that stands against it, once whoever is about to change the same has ended.
     async fn name_conflicts(&self, rows: &Rows) -> Result<Vec<Conflict>, Problem> {
-        let mut session = Session::begin(&self.pool).await?;
+        let mut session = self.begin().await?;
         let found = self.lock(&mut session, rows, |_| true).await;
         session.roll_back().await;
         let conflicts = conflicts(rows, found?);

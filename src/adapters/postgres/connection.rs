@@ -2,10 +2,12 @@
 
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnection, PgPool, Postgres};
-use sqlx::{AssertSqlSafe, SqlSafeStr as _, SqlStr};
+use sqlx::{AssertSqlSafe, Row as _, SqlSafeStr as _, SqlStr};
+use tokio::runtime::Handle;
 
+use super::PostgresRepository;
 use super::problem::{Problem, is_answer};
-use super::statements::BEGIN;
+use super::statements::{BEGIN, MIGRATING, VERSION};
 
 /// What brings a schema from one version to the next; its version is how many of these it has had.
 const MIGRATIONS: &[&str] = &[include_str!("schema.sql")];
@@ -16,21 +18,30 @@ const KNOWN: i32 = MIGRATIONS.len() as i32;
 /// A connection that is given back to the pool only once it is known to be idle. A call that is dropped halfway, or fails at the
 /// connection, closes it instead: nothing that it had begun can come to those who get the connection next.
 pub(super) struct Session {
-    connection: PoolConnection<Postgres>,
+    /// There until it is dropped.
+    connection: Option<PoolConnection<Postgres>>,
     idle: bool,
+    /// Where it is given back or closed, wherever it is dropped.
+    runtime: Handle,
 }
 
 impl Session {
-    /// A connection of the pool with a transaction.
-    pub(super) async fn begin(pool: &PgPool) -> Result<Self, Problem> {
-        let mut session = Self { connection: pool.acquire().await?, idle: false };
+    /// A connection of the pool with a transaction, on a schema that may be of any version.
+    async fn begin(pool: &PgPool) -> Result<Self, Problem> {
+        let mut session = Self::open(pool).await?;
         session.run(BEGIN.into_sql_str()).await?;
         Ok(session)
     }
 
+    /// A connection of the pool.
+    async fn open(pool: &PgPool) -> Result<Self, Problem> {
+        let runtime = Handle::current();
+        Ok(Self { connection: Some(pool.acquire().await?), idle: false, runtime })
+    }
+
     /// What statements run on.
     pub(super) fn connection(&mut self) -> &mut PgConnection {
-        &mut self.connection
+        self.connection.as_mut().expect("it is there until it is dropped")
     }
 
     /// Ends what was begun and keeps it.
@@ -68,31 +79,67 @@ impl Session {
     }
 
     async fn run(&mut self, text: SqlStr) -> Result<(), Problem> {
-        sqlx::raw_sql(text).execute(&mut *self.connection).await?;
+        sqlx::raw_sql(text).execute(self.connection()).await?;
         Ok(())
+    }
+
+    /// Begins a transaction on a schema that must have the version of this release, and keeps it as long as the transaction runs.
+    async fn begin_on_known(&mut self, begin: AssertSqlSafe<String>) -> Result<(), Problem> {
+        let rows = sqlx::raw_sql(begin).fetch_all(self.connection()).await?;
+        let found = rows.first().map_or(Ok(0), |row| row.try_get(0))?;
+        match found {
+            KNOWN => Ok(()),
+            _ if found > KNOWN => Err(Problem::NewerSchema { found, known: KNOWN }),
+            _ => Err(Problem::OlderSchema { found, known: KNOWN }),
+        }
     }
 }
 
 impl Drop for Session {
     fn drop(&mut self) {
-        if !self.idle {
-            self.connection.close_on_drop();
+        // The pool has a task see to it; who drops a call need not be within the runtime.
+        let _entered = self.runtime.enter();
+        if let Some(mut connection) = self.connection.take()
+            && !self.idle
+        {
+            connection.close_on_drop();
+        }
+    }
+}
+
+impl PostgresRepository {
+    /// A connection of the pool with a transaction, on a schema that has the version of this release.
+    pub(super) async fn begin(&self) -> Result<Session, Problem> {
+        let mut session = Session::open(&self.pool).await?;
+        match session.begin_on_known(self.sql(&[BEGIN, VERSION].concat())).await {
+            Ok(()) => Ok(session),
+            Err(problem) => {
+                session.roll_back().await;
+                Err(problem)
+            }
         }
     }
 }
 
 /// Brings a schema up to what this release writes.
 pub(super) async fn migrate(pool: &PgPool, schema: &str) -> Result<(), Problem> {
+    // Who needs to change nothing needs no permission to, and waits for no other who migrates. What it has read of the version would
+    // hold up those: that must end before it waits for them.
+    let mut session = Session::begin(pool).await?;
+    let is_done = is_done(&mut session, schema).await;
+    if session.end(is_done).await? {
+        return Ok(());
+    }
     let mut session = Session::begin(pool).await?;
     let migrated = migrate_in(&mut session, schema).await;
     session.end(migrated).await
 }
 
+async fn is_done(session: &mut Session, schema: &str) -> Result<bool, Problem> {
+    Ok(version(session, schema).await? == Some(KNOWN) && moved(session, schema).await?.is_none())
+}
+
 async fn migrate_in(session: &mut Session, schema: &str) -> Result<(), Problem> {
-    // Who needs to change nothing needs no permission to, and waits for nobody.
-    if version(session, schema).await? == Some(KNOWN) && moved(session, schema).await?.is_none() {
-        return Ok(());
-    }
     sqlx::query("SELECT pg_advisory_xact_lock(hashtextextended('cardwright ' || $1, 0))")
         .bind(schema)
         .execute(session.connection())
@@ -122,6 +169,11 @@ async fn migrate_in(session: &mut Session, schema: &str) -> Result<(), Problem> 
                     .into_sql_str(),
             )
             .await?;
+    }
+    if found.is_some_and(|found| found < KNOWN) {
+        // Instances of older releases finish what they have begun, and begin nothing more.
+        let text = MIGRATING.replace('@', &format!("\"{schema}\"."));
+        session.run(AssertSqlSafe(text).into_sql_str()).await?;
     }
     for (version, migration) in (1..).zip(MIGRATIONS).filter(|(version, _)| Some(*version) > found) {
         session.run((*migration).into_sql_str()).await?;

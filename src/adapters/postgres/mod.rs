@@ -49,13 +49,19 @@ use problem::Problem;
 /// The feed of changes shows what is older than every transaction that still runs in the whole server: one that stays open for hours
 /// holds it up that long. After the database was restored into another server, [`migrate`](Self::migrate) must be called once.
 ///
+/// A failover that loses commits (to a standby that is replicated asynchronously, or to a backup) makes the numbers of the lost transactions
+/// come again, so a cursor of the feed from before may skip what is stored after it. Whoever follows the feed must then go back to a
+/// cursor that is surely older than what was lost, or to the beginning (`None`): some entries come once more, and of those
+/// that were read before, the lost ones never were.
+///
 /// # Examples
 /// ```no_run
 /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 /// use cardwright::adapters::postgres::{PostgresRepository, SchemaName};
 /// use sqlx::postgres::PgPoolOptions;
 ///
-/// let pool = PgPoolOptions::new().max_connections(8).connect("postgres://office@db.example.org/office").await?;
+/// // Connected when it is first used: what is wrong with it is then told in the store's words.
+/// let pool = PgPoolOptions::new().max_connections(8).connect_lazy("postgres://office@db.example.org/office")?;
 /// let store = PostgresRepository::new(pool, SchemaName::new("cards")?);
 /// store.migrate().await?;
 /// # Ok(())
@@ -123,7 +129,8 @@ impl PostgresRepository {
     }
 
     /// Creates the schema and what is in it, or brings it up to what this release writes. Does nothing if it is: call it at every
-    /// start. Several instances may do so at once; those of an older release must not run any more.
+    /// start. Several instances may do so at once. It waits for the calls of those of an older release that still run; from then on
+    /// all their calls are [`RepositoryError::Rejected`], as are those of a release that is newer than the schema.
     ///
     /// # Errors
     /// - [`RepositoryError::Rejected`]: it is a schema of a newer release, a permission is missing, or the database is not in UTF-8.
@@ -349,6 +356,13 @@ mod tests {
                 connection.execute("DEALLOCATE one").await.expect("it is forgotten");
                 let plan = plan.join("\n");
                 assert!(!plan.contains("Seq Scan"), "{text}\n{plan}");
+                if text.contains("DISTINCT") {
+                    // A page of it ends where it is full.
+                    assert!(
+                        plan.contains("Unique") && !plan.contains("Sort") && !plan.contains("Aggregate"),
+                        "{text}\n{plan}"
+                    );
+                }
                 for (place, line) in
                     plan.lines().enumerate().filter(|(_, line)| line.contains("Index ") && line.contains("Scan"))
                 {

@@ -58,8 +58,8 @@ pub(super) fn page(
             text.add(" ORDER BY in_doubt, id LIMIT ").value(at_most);
         }
         Walk::Text(prefix) => {
-            // `OFFSET 0` keeps the two from being turned around.
-            text.add(&columns).add(&format!("(SELECT card FROM @card_term WHERE card {beyond} ")).value(after);
+            // A card may have several that begin like this. `OFFSET 0` keeps the two from being turned around.
+            text.add(&columns).add(&format!("(SELECT DISTINCT card FROM @card_term WHERE card {beyond} ")).value(after);
             has(&mut text, prefix, "folded");
             text.add(&format!(
                 " ORDER BY card OFFSET 0) AS term JOIN @{table} AS {table} ON id = term.card WHERE true"

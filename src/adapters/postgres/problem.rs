@@ -22,6 +22,8 @@ pub(super) enum Problem {
     Unwritable(#[from] Unwritable),
     #[error("its version is {found}, this release knows up to {known}")]
     NewerSchema { found: i32, known: i32 },
+    #[error("its version is {found}, this release wants {known}: call `migrate()` first")]
+    OlderSchema { found: i32, known: i32 },
     #[error("the database stores texts as {0}; it must be created with ENCODING 'UTF8'")]
     Encoding(String),
     #[error("{object} already has a history entry {sequence}")]

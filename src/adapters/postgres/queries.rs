@@ -68,7 +68,7 @@ impl PostgresRepository {
         query: Statement<'_>,
         decode: impl Fn(&PgRow) -> Result<T, Problem>,
     ) -> Result<Vec<T>, Problem> {
-        let mut session = Session::begin(&self.pool).await?;
+        let mut session = self.begin().await?;
         let found = find(&mut session, query, decode).await;
         session.leave().await;
         found
@@ -99,7 +99,7 @@ impl PostgresRepository {
         after: Option<CardId>,
         at_most: usize,
     ) -> Result<Vec<Card>, Problem> {
-        let mut session = Session::begin(&self.pool).await?;
+        let mut session = self.begin().await?;
         let found = self.find_cards_in(&mut session, query, after, at_most).await;
         session.leave().await;
         found
@@ -215,6 +215,7 @@ impl PostgresRepository {
             kind.map(|kind| Ok(Backlog { kind: *kind, due: count(1)?, oldest_due, in_doubt: count(3)? })).transpose()
         });
         let mut counted: Vec<Backlog> = counted.await?.into_iter().flatten().collect();
+        counted.retain(|counted| *counted != Backlog::none(counted.kind));
         counted.sort_unstable_by_key(|counted| counted.kind);
         Ok(counted)
     }

@@ -8,6 +8,12 @@ pub(super) const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL 
     SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off; SET LOCAL enable_hashjoin = off; \
     SET LOCAL enable_mergejoin = off; SET LOCAL enable_sort = off; SET LOCAL jit = off";
 
+/// The version of the schema, in the round trip of [`BEGIN`]. Whoever has read it holds up a migration, which says [`MIGRATING`] first, until it ends.
+pub(super) const VERSION: &str = "; SELECT version FROM @cardwright_migration ORDER BY version DESC LIMIT 1";
+
+/// Waits for all who have read the version, and holds up who is about to.
+pub(super) const MIGRATING: &str = "LOCK TABLE @cardwright_migration IN ACCESS EXCLUSIVE MODE";
+
 macro_rules! statements {
     ($($name:ident: $text:expr;)*) => {
         $(pub(super) const $name: &str = $text;)*

@@ -430,7 +430,7 @@ impl Link<'_> {
     }
 
     fn in_doubt(&mut self, reason: &str) -> Outcome {
-        self.job = self.job.clone().in_doubt(reason, self.stamp.at);
+        self.job = self.job.clone().in_doubt(reason);
         if let Some(busy) = &mut self.card.busy {
             busy.in_doubt = true;
         }

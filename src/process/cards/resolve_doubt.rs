@@ -24,6 +24,8 @@ const REASON: &str = "reason";
 const ACCEPTED: &str = "accepted";
 const SEND_AGAIN: &str = "send again";
 const GIVE_UP: &str = "give up";
+/// What [`Job::doubt`](crate::Job::doubt) gives.
+const DOUBT: &str = "doubt";
 const GOOD_CARD: &str = "good card";
 const SPOILED: &str = "spoiled";
 
@@ -62,6 +64,11 @@ impl Process for ResolveDoubt {
     fn fields(&self, _: &ResolvedOptions, _: &HouseRules) -> Vec<Field> {
         let resolutions = [ACCEPTED, SEND_AGAIN, GIVE_UP, GOOD_CARD, SPOILED].map(str::to_owned).to_vec();
         vec![
+            Field::required(
+                DOUBT,
+                "Which doubt, as it was listed; of several items all of theirs",
+                FieldKind::Text { max_length: 1_000_000 },
+            ),
             Field::required(RESOLUTION, "What became of it", FieldKind::Choice(resolutions)),
             Field::optional(
                 ORDER_ID,
@@ -104,12 +111,11 @@ impl Process for ResolveDoubt {
                 format!("{resolution:?} does not settle a job to {}; what does is {}", job.kind(), allowed.join(", ")),
             ));
         }
-        // Who answered had seen what was there when the run was opened, and nothing else.
-        let seen = job.doubted.unwrap_or(job.created).max(job.created) <= context.opened;
-        if !seen {
+        // What was said of one doubt was not said of a later one, of the same job or the same card.
+        if !context.answer(DOUBT).split_whitespace().any(|named| named == job.doubt()) {
             return Err(Refusal::new(
                 RefusalCode::ChangedMeanwhile,
-                format!("what is in doubt about job {} came up after this was opened; open it again", job.id),
+                format!("what is there to be settled now is {}, which was not named: look again", job.doubt()),
             ));
         }
         let user = item.user.take();
@@ -218,7 +224,7 @@ fn correct_order(mut job: Job, mut card: Card, context: &PlanContext<'_>) -> Res
         job.task = Task::TrackOrder { order_id };
         job.state = JobState::Open;
         job.due = context.stamp.at;
-        job.news = Some(context.stamp.at);
+        job.news();
     }
     job.remark = None;
     changes.jobs.push(job);

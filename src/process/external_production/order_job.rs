@@ -102,7 +102,7 @@ pub(crate) fn placed(
             return Ok((changes, outcome));
         }
         PlaceAnswer::InDoubt { reason } => {
-            job = job.in_doubt(&reason, stamp.at);
+            job = job.in_doubt(&reason);
             if let Some(busy) = &mut card.busy {
                 busy.in_doubt = true;
             }
@@ -142,8 +142,8 @@ fn tell_holder(changes: &mut ChangeSet, card: &mut Card, job: &Job, stamp: &Stam
 pub(crate) struct Polls {
     /// When to read next.
     pub(crate) next: DateTime<Utc>,
-    /// An order without news since before then is not read any more.
-    pub(crate) silent_by: DateTime<Utc>,
+    /// After more days in a row without anything new, it is not read any more.
+    pub(crate) most_silent_days: u32,
 }
 
 /// Stores a status that was read. Nothing new leaves the card alone and only sets when to read again.
@@ -185,11 +185,11 @@ pub(crate) fn status_read(
     if !matches!(card.state(), CardState::Ordered | CardState::InProduction) {
         job.state = JobState::Done;
     } else if changed {
-        job.news = Some(stamp.at);
-    } else if job.silent_since() < polls.silent_by {
-        let reason = format!("the bureau has said nothing new since {}", job.silent_since());
+        job.news();
+    } else if job.nothing_new(stamp.at) > polls.most_silent_days {
+        let reason = format!("the bureau has said nothing new for {} days", job.silent_days - 1);
         changes.note_card(&mut card, stamp, Why::code("in_doubt").about(&status.order_id).because(&reason));
-        job = job.in_doubt(&reason, stamp.at);
+        job = job.in_doubt(&reason);
         outcome = Outcome::InDoubt { job: job.id, card: Some(card.id), reason };
     }
     changes.jobs.push(job);

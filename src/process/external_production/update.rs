@@ -1,10 +1,11 @@
 use super::{PACKAGE, known_name};
 use crate::card::{CardKind, CardState, Route};
 use crate::change_set::ChangeSet;
+use crate::job::JobState;
 use crate::options::ResolvedOptions;
 use crate::process::{
     Component, Field, HouseRules, Item, ItemKind, Needs, Outcome, Plan, PlanContext, Process, ProcessDefinition,
-    Refusal, Slot, StartPoint, temporary_cards,
+    Refusal, RefusalCode, Slot, StartPoint, temporary_cards,
 };
 use crate::state_graph::State as _;
 
@@ -50,6 +51,12 @@ impl Process for Update {
     fn plan(&self, mut item: Item, _: &PlanContext<'_>) -> Result<Plan, Refusal> {
         let job = item.take_job()?;
         let card = item.take_card()?;
+        if job.state == JobState::InDoubt {
+            let remark = job.remark.unwrap_or_default();
+            let reason =
+                format!("job {}, which follows the order, is in doubt ({remark}) and must be settled first", job.id);
+            return Err(Refusal::new(RefusalCode::InDoubt, reason));
+        }
         let unchanged = Outcome::Unchanged { state: card.state().name().into() };
         Ok(Plan::store(ChangeSet::new(), unchanged).then_perform(job.id))
     }

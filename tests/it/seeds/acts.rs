@@ -1,14 +1,14 @@
 //! Who does what: operators, approvers, an administrator, and people who settle what is in doubt.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use cardwright::adapters::simulator::HandleState;
 use cardwright::host::{CardRepository as _, RequestQuery};
 use cardwright::options::OptionSource;
 use cardwright::process::{Answer, ItemId, Selection};
 use cardwright::{
-    Actor, ActorId, Card, CardId, CardState, Engine, Error, Job, JobKind, JobState, RequestState, Role, Route, Run,
-    RunId, StateAtCa,
+    Actor, ActorId, Card, CardId, CardState, Engine, Error, Job, JobKind, JobState, RequestState, Role, Route, RunId,
+    StateAtCa,
 };
 use futures::executor::block_on;
 use uuid::Uuid;
@@ -41,14 +41,7 @@ fn actor(place: usize) -> Actor {
 /// Something that somebody wants done.
 #[derive(Clone, Debug)]
 pub(super) enum Act {
-    Run {
-        id: RunId,
-        process: &'static str,
-        actor: Actor,
-        answer: Answer,
-        /// As it was opened first: it is kept, and begun again after a crash.
-        opened: Arc<OnceLock<Run>>,
-    },
+    Run { id: RunId, process: &'static str, actor: Actor, answer: Answer },
     SetOptions(&'static str, String),
 }
 
@@ -72,11 +65,8 @@ impl Act {
 /// Does it, and tells what came of a run.
 pub(super) async fn perform(engine: Arc<Engine>, act: Act) -> Result<Option<Ran>, Error> {
     match act {
-        Act::Run { id, process, actor, answer, opened } => {
-            let mut run = engine.open_as(id, process, &actor).await?;
-            if process == RESOLVE {
-                run = opened.get_or_init(|| run).clone();
-            }
+        Act::Run { id, process, actor, answer } => {
+            let run = engine.open_as(id, process, &actor).await?;
             let mut execution = engine.next(&run, answer).await?;
             let mut outcomes = Vec::new();
             while let Some(chunk) = execution.next_chunk().await? {
@@ -154,7 +144,7 @@ impl World {
     /// A run of this process, under an id of the seed's.
     pub(super) fn act(&self, process: &'static str, actor: Actor, answer: Answer) -> Act {
         let id = RunId::new(Uuid::from_u64_pair(self.dice.next(), self.dice.next()));
-        Act::Run { id, process, actor, answer, opened: Arc::default() }
+        Act::Run { id, process, actor, answer }
     }
 
     /// One of the two operators.
@@ -345,6 +335,7 @@ impl World {
         });
         let answer =
             Answer::ids([ItemId::Job(job.id)]).with("resolution", resolution).with("reason", "that is how it is");
+        let answer = answer.with("doubt", job.doubt());
         let answer = order_id.into_iter().fold(answer, |answer, id| answer.with("orderId", id));
         self.act(RESOLVE, self.operator(), answer)
     }
