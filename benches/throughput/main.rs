@@ -1,12 +1,17 @@
 //! Cards per second through whole runs of the engine, beside the same writes by hand ([`bare`]), in the same run.
 //!
-//! `cargo bench --bench throughput`, or a part of it: `-- sqlite`, `-- issue`, `-- memory`, `-- peak`. `CARDWRIGHT_BENCH_CARDS=2000` for a
-//! quick look (100,000 by default).
+//! `scripts/postgres cargo bench --bench throughput` with `CARDWRIGHT_POSTGRES_FSYNC=on`, or a part of it: `-- sqlite`, `-- issue`,
+//! `-- memory`, `-- peak`, `-- postgres`, `-- curves`, `-- statements`. Without a server the last three are left out.
+//! `CARDWRIGHT_BENCH_CARDS=2000` for a quick look (100,000 by default). A run at full size writes its figures to `docs/benchmarks`;
+//! `CARDWRIGHT_BENCH_FOLDER` names another folder, for runs of any size.
 
 mod bare;
+mod chart;
+mod files;
 mod keys;
 mod office;
 mod peak;
+mod postgres;
 mod recorder;
 mod table;
 
@@ -19,11 +24,14 @@ use cardwright::EngineSettings;
 use cardwright::adapters::memory::{ManualClock, MemoryRepository, MemoryUsers};
 use cardwright::adapters::sqlite::{SqliteOptions, SqliteRepository};
 use cardwright::host::CardRepository;
+use files::Files;
 use office::{Fallible, ISSUING, ORDERING, Office, Stage};
-use recorder::{Recorder, Write};
+use postgres::Server;
+use recorder::{Copies, Recorder, Write};
 use table::Measured;
 
 const CARDS: &str = "CARDWRIGHT_BENCH_CARDS";
+const FULL: usize = 100_000;
 const ROUNDS: usize = 3;
 const SQLITE_GOAL: Option<f64> = Some(0.6);
 const MEMORY_GOAL: Option<f64> = Some(0.4);
@@ -36,9 +44,11 @@ fn main() -> Fallible {
     if let Ok(users) = std::env::var(peak::CHILD) {
         return peak::child(users.parse()?);
     }
-    let cards: usize = std::env::var(CARDS).map_or(Ok(100_000), |cards| cards.parse())?;
+    let cards: usize = std::env::var(CARDS).map_or(Ok(FULL), |cards| cards.parse())?;
+    let files = Files::new(cards == FULL);
     let parts: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
     let wanted = |part: &str| parts.is_empty() || parts.iter().any(|wanted| wanted == part);
+    let mut embedded = Vec::new();
     println!("{cards} cards, chunks of {}, {ROUNDS} rounds\n", EngineSettings::new().chunk);
     Measured::heading();
     if wanted("sqlite") {
@@ -50,19 +60,43 @@ fn main() -> Fallible {
             one_by_one[0].bare(),
             bulk[0].engine() / one_by_one[0].bare()
         );
+        embedded.extend(bulk.into_iter().chain(one_by_one));
     }
     if wanted("issue") {
         // A simulated machine holds any number of cards.
         let settings = EngineSettings::new().cards_at_once(50);
-        sqlite(cards / 10, ISSUING, settings, "SQLite", ISSUE_GOAL)?;
+        embedded.extend(sqlite(cards / 10, ISSUING, settings, "SQLite", ISSUE_GOAL)?);
         keys::show(cards / 50, office::clock()?)?;
     }
     if wanted("memory") {
-        memory(cards)?;
+        embedded.extend(memory(cards)?);
+    }
+    if parts.is_empty() {
+        files.write("embedded.csv", &Measured::csv(&embedded))?;
+    }
+    if ["postgres", "curves", "statements"].into_iter().any(wanted) {
+        match Server::named()? {
+            Some(server) => on_server(&server, cards, wanted, &files)?,
+            None => println!("PostgreSQL: left out, since CARDWRIGHT_POSTGRES names no server"),
+        }
     }
     if wanted("peak") {
         let judged = cards >= 100_000;
         peak::compare(if judged { 1_000_000 } else { cards }, judged)?;
+    }
+    Ok(())
+}
+
+fn on_server(server: &Server, cards: usize, wanted: impl Fn(&str) -> bool, files: &Files) -> Fallible {
+    println!("\n{}", server.describe()?);
+    if wanted("postgres") {
+        postgres::throughput(server, cards / 4, files)?;
+    }
+    if wanted("curves") {
+        postgres::grow(server, cards, files)?;
+    }
+    if wanted("statements") {
+        postgres::count(server, cards, files)?;
     }
     Ok(())
 }
@@ -82,13 +116,14 @@ fn sqlite(
     let history_before;
     {
         let clock = office::clock()?;
-        let recorder = Recorder::new(open(&written, &clock)?);
-        let office = Office::new(recorder.clone(), users.clone(), clock, settings.clone())?;
-        recorder.take();
+        let copies = Copies::default();
+        let recorder = Recorder::new(open(&written, &clock)?, copies.clone());
+        let office = Office::new(recorder, users.clone(), clock, settings.clone())?;
+        copies.take();
         history_before = bare::end_of_history(&written)?;
         let mut position = history_before;
         run(&office, cards, stages, || {
-            transactions.push(bare::transactions(&written, &recorder.take(), &mut position)?);
+            transactions.push(bare::transactions(&written, &copies.take(), &mut position)?);
             Ok(())
         })?;
     }
@@ -120,16 +155,17 @@ fn sqlite(
     Ok(measured)
 }
 
-fn memory(cards: usize) -> Fallible {
+fn memory(cards: usize) -> Fallible<Vec<Measured>> {
     let users = office::users(cards);
     let mut writes: Vec<Vec<Write>> = Vec::new();
     {
         let clock = office::clock()?;
-        let recorder = Recorder::new(MemoryRepository::new(Arc::new(clock.clone())));
-        let office = Office::new(recorder.clone(), users.clone(), clock, EngineSettings::new())?;
-        recorder.take();
+        let copies = Copies::default();
+        let recorder = Recorder::new(MemoryRepository::new(Arc::new(clock.clone())), copies.clone());
+        let office = Office::new(recorder, users.clone(), clock, EngineSettings::new())?;
+        copies.take();
         run(&office, cards, ORDERING, || {
-            writes.push(recorder.take());
+            writes.push(copies.take());
             Ok(())
         })?;
     }
@@ -161,8 +197,9 @@ fn memory(cards: usize) -> Fallible {
         keep(&mut copied, &engine_times, &copy_times);
         keep(&mut moved, &engine_times, &move_times);
     }
-    copied.iter().chain(&moved).for_each(Measured::print);
-    Ok(())
+    copied.append(&mut moved);
+    copied.iter().for_each(Measured::print);
+    Ok(copied)
 }
 
 fn run_in_memory(
@@ -187,8 +224,8 @@ fn run(
         let begun = Instant::now();
         office.run(number, *stage, cards)?;
         times.push(begun.elapsed());
-        after_each()?;
         office.next_day();
+        after_each()?;
     }
     Ok(times)
 }

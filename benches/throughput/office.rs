@@ -2,22 +2,24 @@
 
 use std::collections::BTreeMap;
 use std::error::Error;
-use std::sync::Arc;
+use std::ops::Range;
+use std::sync::{Arc, LazyLock};
 
 use async_trait::async_trait;
 use cardwright::adapters::memory::{ManualClock, MemoryUsers, RecordingNotifier};
 use cardwright::adapters::simulator::{SimulatedCa, SimulatedPersonalizer};
 use cardwright::host::{
-    Accepted, AllowAll, CardOrder, CardQuery, CardRepository, DirectoryError, FindOutcome, GoCardsProvider,
+    Accepted, AllowAll, CardOrder, CardQuery, CardRepository, Clock as _, DirectoryError, FindOutcome, GoCardsProvider,
     OrderStatus, PlaceOutcome, Placement, StatusMap, StatusOutcome, UserFilter, UserPage, UserRepository,
 };
-use cardwright::options::{OptionSource, OptionValue, SEND_ORDERED_EMAIL};
+use cardwright::options::{OptionSource, OptionValue, QUEUE_CARDS, SEND_ORDERED_EMAIL};
 use cardwright::process::{Answer, Filter, HouseRules, ItemId};
 use cardwright::{
     Actor, ActorId, Card, CardElement, CardState, Engine, EngineSettings, ProductionType, Role, RunId, User, UserId,
     UserState,
 };
-use futures::executor::block_on;
+use chrono::{DateTime, Utc};
+use tokio::runtime::{Builder, Runtime};
 use uuid::Uuid;
 
 pub(crate) type Fallible<T = ()> = Result<T, Box<dyn Error>>;
@@ -25,12 +27,27 @@ pub(crate) type Fallible<T = ()> = Result<T, Box<dyn Error>>;
 /// A process and what it is called in the table.
 pub(crate) type Stage = (&'static str, &'static str);
 
+/// Waits on this thread, where PostgreSQL's connections are looked after as well.
+pub(crate) fn wait<T>(future: impl Future<Output = T>) -> T {
+    runtime().block_on(future)
+}
+
+/// Where connections wait. What opens a pool must [`enter`](Runtime::enter) it.
+pub(crate) fn runtime() -> &'static Runtime {
+    static RUNTIME: LazyLock<Runtime> =
+        LazyLock::new(|| Builder::new_current_thread().enable_all().build().expect("a runtime"));
+    &RUNTIME
+}
+
 /// Ordering at the bureau, in the order in which it must be done.
 pub(crate) const ORDERING: &[Stage] = &[
     ("CardsAddonExtProdBoProcOrderMultiple", "order multiple, queued"),
     ("CardsAddonExtProdBatchSyncOrder", "dispatch"),
     ("CardsAddonExtProdBatchSyncStatus", "status sync"),
 ];
+
+/// Ordering without the queue: the run that orders also sends.
+pub(crate) const DIRECT: &[Stage] = &[("CardsAddonExtProdBoProcOrderMultiple", "order multiple, direct")];
 
 /// Making cards, in the order in which it must be done. Keys and signatures are simulated: what they cost is shown apart.
 pub(crate) const ISSUING: &[Stage] =
@@ -62,24 +79,46 @@ impl Office {
             .rules(rules())
             .settings(settings)
             .build()?;
-        let no_mail = BTreeMap::from([(SEND_ORDERED_EMAIL.name().to_owned(), OptionValue::Boolean(false))]);
+        let office = Self { engine, clock };
+        office.set(&[(SEND_ORDERED_EMAIL.name(), false)])?;
+        Ok(office)
+    }
+
+    /// From now on the run that orders also sends, and leaves nothing to the sync.
+    pub(crate) fn send_at_once(&self) -> Fallible {
+        self.set(&[(SEND_ORDERED_EMAIL.name(), false), (QUEUE_CARDS.name(), false)])
+    }
+
+    fn set(&self, options: &[(&str, bool)]) -> Fallible {
+        let values: BTreeMap<_, _> =
+            options.iter().map(|(name, value)| ((*name).to_owned(), OptionValue::Boolean(*value))).collect();
         let administrator = Actor::person(ActorId::new("ada")?, UserId::new("p-ada")?, [Role::Administrator]);
-        block_on(engine.set_options("CardsAddonExtProdScriptOptions", OptionSource::Values(no_mail), &administrator))?;
-        Ok(Self { engine, clock })
+        let source = OptionSource::Values(values);
+        wait(self.engine.set_options("CardsAddonExtProdScriptOptions", source, &administrator))?;
+        Ok(())
     }
 
     /// Does a stage for all cards. The ids that come out are the same each time.
     pub(crate) fn run(&self, number: usize, (process, _): Stage, cards: usize) -> Fallible {
         let answer = match process {
-            "CardsAddonExtProdBoProcOrderMultiple" | "CardsBoProcRequestMulitple" => selection(cards),
+            "CardsAddonExtProdBoProcOrderMultiple" | "CardsBoProcRequestMulitple" => selection(0..cards),
             "CardsBoProcIssueMultiple" => {
                 let states = vec![CardState::Approved];
                 Answer::all(Filter::Cards(CardQuery { states, ..CardQuery::default() }))
             }
             _ => Answer::new(),
         };
+        self.finish(number, process, answer, cards)
+    }
+
+    /// Orders cards for these users; `number` is that of the run.
+    pub(crate) fn order(&self, number: usize, users: Range<usize>) -> Fallible {
+        self.finish(number, ORDERING[0].0, selection(users.clone()), users.len())
+    }
+
+    fn finish(&self, number: usize, process: &str, answer: Answer, cards: usize) -> Fallible {
         let service = Actor::system(ActorId::new("bench")?, [Role::BatchSync, Role::Operator]);
-        let report = block_on(async {
+        let report = wait(async {
             let run = self.engine.open_as(RunId::new(Uuid::from_u128(1 + number as u128)), process, &service).await?;
             self.engine.next(&run, answer).await?.finish().await
         })?;
@@ -87,6 +126,11 @@ impl Office {
             return Err(format!("{process} did not do all {cards} cards: {report:?}").into());
         }
         Ok(())
+    }
+
+    /// What the clock says.
+    pub(crate) fn now(&self) -> DateTime<Utc> {
+        self.clock.now()
     }
 
     /// Lets the time come at which the bureau is asked again.
@@ -115,8 +159,17 @@ pub(crate) fn user_id(number: usize) -> UserId {
     UserId::new(format!("u{number:07}")).expect("a valid id")
 }
 
+/// A last name that every seventh has, but for those with the rare one.
+pub(crate) const COMMON: &str = "Baker";
+
+/// A last name that 62 users have, all of them among the first thousand.
+pub(crate) const RARE: &str = "Quist";
+
 pub(crate) fn user(number: usize) -> User {
-    let last = ["Ångström", "Baker", "Černý", "Dvořák", "Evans", "Fournier", "García"][number % 7];
+    let last = match number {
+        0..992 if number % 16 == 3 => RARE,
+        _ => ["Ångström", COMMON, "Černý", "Dvořák", "Evans", "Fournier", "García"][number % 7],
+    };
     User::new(
         user_id(number),
         UserState::Active,
@@ -137,8 +190,8 @@ pub(crate) fn users(count: usize) -> MemoryUsers {
     MemoryUsers::new((0..count).map(user))
 }
 
-pub(crate) fn selection(count: usize) -> Answer {
-    Answer::ids((0..count).map(|number| ItemId::User(user_id(number))))
+fn selection(users: Range<usize>) -> Answer {
+    Answer::ids(users.map(|number| ItemId::User(user_id(number))))
 }
 
 /// So many users, none of whom takes any memory: each is made up when asked for.

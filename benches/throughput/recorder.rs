@@ -24,29 +24,39 @@ pub(crate) enum Write {
     Attempts(Vec<Job>),
 }
 
-/// A store that keeps a copy of what is written to the one inside. A clone is another handle onto the same.
-#[derive(Clone)]
-pub(crate) struct Recorder<R> {
-    inner: R,
-    writes: Arc<Mutex<Vec<Write>>>,
+/// Who is told of everything that is written, right after it was.
+#[async_trait]
+pub(crate) trait Witness: Clone + Send + Sync + 'static {
+    async fn see(&self, write: Write);
 }
 
-impl<R> Recorder<R> {
-    pub(crate) fn new(inner: R) -> Self {
-        Self { inner, writes: Arc::default() }
-    }
+/// A store that shows what is written to the one inside to a witness. A clone is another handle onto the same.
+#[derive(Clone)]
+pub(crate) struct Recorder<R, W> {
+    inner: R,
+    witness: W,
+}
 
+impl<R, W> Recorder<R, W> {
+    pub(crate) fn new(inner: R, witness: W) -> Self {
+        Self { inner, witness }
+    }
+}
+
+/// Keeps a copy of everything.
+#[derive(Clone, Default)]
+pub(crate) struct Copies(Arc<Mutex<Vec<Write>>>);
+
+impl Copies {
     /// What was written since this was last asked. A commit of records alone, as when numbers are drawn, becomes part of
     /// the commit after it: by hand it would be.
     pub(crate) fn take(&self) -> Vec<Write> {
-        let writes = std::mem::take(&mut *self.writes.lock().unwrap_or_else(PoisonError::into_inner));
+        let writes = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
         let mut records = Vec::new();
         let mut merged = Vec::with_capacity(writes.len());
         for write in writes {
             match write {
-                Write::Commit(mut changes)
-                    if changes.cards.is_empty() && changes.jobs.is_empty() && changes.history.is_empty() =>
-                {
+                Write::Commit(mut changes) if is_of_records_alone(&changes) => {
                     records.append(&mut changes.records);
                 }
                 Write::Commit(mut changes) => {
@@ -58,17 +68,25 @@ impl<R> Recorder<R> {
         }
         merged
     }
-
-    fn keep(&self, write: Write) {
-        self.writes.lock().unwrap_or_else(PoisonError::into_inner).push(write);
-    }
 }
 
 #[async_trait]
-impl<R: CardRepository> CardRepository for Recorder<R> {
+impl Witness for Copies {
+    async fn see(&self, write: Write) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(write);
+    }
+}
+
+/// Whether it is what is stored when numbers are drawn.
+pub(crate) fn is_of_records_alone(changes: &ChangeSet) -> bool {
+    changes.cards.is_empty() && changes.jobs.is_empty() && changes.history.is_empty()
+}
+
+#[async_trait]
+impl<R: CardRepository, W: Witness> CardRepository for Recorder<R, W> {
     async fn commit(&self, changes: &ChangeSet) -> Result<(), CommitError> {
         self.inner.commit(changes).await?;
-        self.keep(Write::Commit(changes.clone()));
+        self.witness.see(Write::Commit(changes.clone())).await;
         Ok(())
     }
 
@@ -139,7 +157,7 @@ impl<R: CardRepository> CardRepository for Recorder<R> {
     async fn claim(&self, request: &ClaimRequest) -> Result<Vec<Job>, RepositoryError> {
         let jobs = self.inner.claim(request).await?;
         if !jobs.is_empty() {
-            self.keep(Write::Claim(jobs.clone()));
+            self.witness.see(Write::Claim(jobs.clone())).await;
         }
         Ok(jobs)
     }
@@ -158,7 +176,7 @@ impl<R: CardRepository> CardRepository for Recorder<R> {
         lease: Duration,
     ) -> Result<Vec<Job>, RepositoryError> {
         let jobs = self.inner.record_attempts(attempts, lease).await?;
-        self.keep(Write::Attempts(jobs.clone()));
+        self.witness.see(Write::Attempts(jobs.clone())).await;
         Ok(jobs)
     }
 

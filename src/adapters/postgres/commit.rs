@@ -79,7 +79,9 @@ impl PostgresRepository {
             rows.terms.iter().filter(|row| row.new || renamed.contains(&row.card)).collect();
         of_these.sort_by(|a, b| term(a).cmp(&term(b)));
         of_these.dedup_by(|a, b| term(a) == term(b));
-        self.put(session, sql::INSERT_TERMS, &of_these, |query, all| terms(query, rows, all)).await?;
+        if !self.put(session, sql::INSERT_TERMS, &of_these, |query, all| terms(query, rows, all)).await? {
+            return Ok(false);
+        }
 
         let (new, changed) = halves(&rows.certificates, |row| row.version);
         let (new_requests, changed_requests) = halves(&rows.requests, |row| row.version);
@@ -121,8 +123,11 @@ impl PostgresRepository {
         if all.is_empty() {
             return Ok(true);
         }
-        let done = bind(sqlx::query(self.sql(text)), all).execute(session.connection()).await?;
-        Ok(done.rows_affected() == all.len() as u64)
+        match bind(sqlx::query(self.sql(text)), all).execute(session.connection()).await {
+            Ok(done) => Ok(done.rows_affected() == all.len() as u64),
+            Err(error) if is_there_already(&error) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Locks what is there, of the objects whose version is asked for and of the reservations. Keys that are only taken need no lock:
@@ -209,6 +214,11 @@ fn old_terms(found: &Found, renamed: &BTreeSet<Uuid>) -> Result<(Vec<String>, Ve
         old.1.resize(old.0.len(), *card);
     }
     Ok(old)
+}
+
+/// Whether what should be new is not.
+fn is_there_already(error: &sqlx::Error) -> bool {
+    error.as_database_error().is_some_and(|error| error.is_unique_violation())
 }
 
 /// The new ones and the changed ones.
