@@ -17,12 +17,12 @@ use cardwright::adapters::memory::ManualClock;
 use cardwright::conformance::card_repository::{check, clauses};
 use cardwright::conformance::{Call, Kit, StoreFactory, block_on, on_threads};
 use cardwright::host::{
-    CardQuery, CardRepository, CertificateQuery, ClaimRequest, Clock as _, CommitError, FeedEntry, FeedPage, JobQuery,
-    RepositoryError, RequestQuery,
+    Backlog, CardQuery, CardRepository, CertificateQuery, ClaimRequest, Clock as _, CommitError, FeedEntry, FeedPage,
+    JobQuery, RepositoryError, RequestQuery,
 };
 use cardwright::{
     ApprovalRequest, Attempt, Card, CardId, CardState, Certificate, CertificateId, ChangeSet, Claim, Conflict,
-    HistoryEntry, Job, JobId, ObjectId, Record, RequestId, Reservation, StoredId, UserId,
+    HistoryEntry, Job, JobId, ObjectId, Record, RequestId, Reservation, RunId, StoredId, UserId,
 };
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
@@ -303,6 +303,10 @@ impl CardRepository for SmallStore {
             }
         }
         Ok(recorded)
+    }
+
+    async fn backlog(&self, due_by: DateTime<Utc>, run: Option<RunId>) -> Result<Vec<Backlog>, RepositoryError> {
+        Ok(Backlog::of(self.state().jobs.values().filter(|job| run.is_none() || job.run == run), due_by))
     }
 
     async fn history(&self, object: &ObjectId, after: u64, limit: usize) -> Result<Vec<HistoryEntry>, RepositoryError> {

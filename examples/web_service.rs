@@ -7,11 +7,11 @@
 //! curl -s localhost:8080/runs/CardsAddonExtProdBoProcOrderMultiple -H 'x-user: olga' -X POST >run.json
 //! jq '[., {selection: {ids: [{user: "p1"}, {user: "p500"}, {user: "nobody"}]}}]' run.json |
 //!     curl -sN localhost:8080/work -H 'x-user: olga' --json @-
-//! curl -s 'localhost:8080/cards?state=requested'                       (with the ids of cards and requests)
+//! curl -s 'localhost:8080/cards?state=requested' -H 'x-user: olga'      (with the ids of cards and requests)
 //! curl -s localhost:8080/do/CardsProcApproval -H 'x-user: anton' \
 //!     --json '{"selection": {"ids": [{"request": "…"}]}, "values": {"decision": "approve"}}'
 //! curl -s localhost:8080/do/CardsAddonExtProdProcAbort -H 'x-user: olga' --json '{"selection": {"ids": [{"card": "…"}]}}'
-//! curl -s localhost:8080/doubts                                        (the answer for p500 is lost)
+//! curl -s localhost:8080/doubts -H 'x-user: petra'                     (the answer for p500 is lost)
 //! curl -s localhost:8080/do/CardsProcResolveDoubt -H 'x-user: petra' --json '{"selection": {"ids": [{"job": "…"}]},
 //!     "values": {"doubt": "…/1", "resolution": "give up", "reason": "they have lost it"}}'
 //! curl -s localhost:8080/health
@@ -47,8 +47,7 @@ struct App {
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let (address, port) = (std::env::args().nth(1), std::env::args().nth(2));
     let (address, port) = (address.unwrap_or("web_service.db".to_owned()), port.map_or(Ok(8080), |port| port.parse())?);
-    let engine = Arc::new(shared::office(shared::store(&address).await?, &format!("web service {port}")).await?);
-    shared::approve_orders(&engine).await?;
+    let engine = Arc::new(shared::office(shared::store(&address).await?, &format!("web service {port}"), true).await?);
     let worker = Worker::new(Arc::clone(&engine), shared::service()?);
     let app = Router::new()
         .route("/runs/{process}", post(open))
@@ -143,12 +142,12 @@ struct Page {
     after: Option<CardId>,
 }
 
-async fn cards(State(app): State<App>, Query(page): Query<Page>) -> Result<Json<Vec<Card>>, Problem> {
+async fn cards(_: Caller, State(app): State<App>, Query(page): Query<Page>) -> Result<Json<Vec<Card>>, Problem> {
     let query = CardQuery { states: vec![page.state], ..CardQuery::default() };
     Ok(Json(app.engine.card_page(&query, page.after, 50).await?))
 }
 
-async fn doubts(State(app): State<App>) -> Result<Json<Vec<Job>>, Problem> {
+async fn doubts(_: Caller, State(app): State<App>) -> Result<Json<Vec<Job>>, Problem> {
     Ok(Json(app.engine.doubts(None, 50).await?))
 }
 

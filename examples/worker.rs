@@ -35,8 +35,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
         }
     }
 
-    let engine =
-        Arc::new(shared::office(shared::store(&address).await?, &format!("process {}", std::process::id())).await?);
+    let engine = Arc::new(
+        shared::office(shared::store(&address).await?, &format!("process {}", std::process::id()), false).await?,
+    );
     if order > 0 {
         let people = (1..=order).map(|number: u32| UserId::new(format!("p{number}")).map(ItemId::User));
         let answer = Answer::ids(people.collect::<Result<Vec<_>, _>>()?);

@@ -171,8 +171,12 @@ pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
     let mut words = error.to_string();
     let mut cause = error.source();
     while let Some(next) = cause {
-        words.push_str(": ");
-        words.push_str(&next.to_string());
+        let cause_words = next.to_string();
+        // Some say in their own words what their cause says.
+        if !words.ends_with(&cause_words) {
+            words.push_str(": ");
+            words.push_str(&cause_words);
+        }
         cause = next.source();
     }
     words

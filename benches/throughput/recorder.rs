@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use cardwright::host::{
-    CardQuery, CardRepository, CertificateQuery, ClaimRequest, CommitError, FeedPage, JobQuery, RepositoryError,
-    RequestQuery,
+    Backlog, CardQuery, CardRepository, CertificateQuery, ClaimRequest, CommitError, FeedPage, JobQuery,
+    RepositoryError, RequestQuery,
 };
 use cardwright::{
     ApprovalRequest, Attempt, Card, CardId, CardState, Certificate, CertificateId, ChangeSet, HistoryEntry, Job, JobId,
-    ObjectId, Record, RequestId, Reservation, UserId,
+    ObjectId, Record, RequestId, Reservation, RunId, UserId,
 };
+use chrono::{DateTime, Utc};
 
 /// One transaction.
 #[derive(Clone)]
@@ -152,6 +153,10 @@ impl<R: CardRepository, W: Witness> CardRepository for Recorder<R, W> {
         limit: usize,
     ) -> Result<Vec<Job>, RepositoryError> {
         self.inner.job_page(query, after, limit).await
+    }
+
+    async fn backlog(&self, due_by: DateTime<Utc>, run: Option<RunId>) -> Result<Vec<Backlog>, RepositoryError> {
+        self.inner.backlog(due_by, run).await
     }
 
     async fn claim(&self, request: &ClaimRequest) -> Result<Vec<Job>, RepositoryError> {

@@ -32,8 +32,12 @@ pub(crate) async fn store(address: &str) -> Result<Arc<dyn CardRepository>, Box<
     Ok(Arc::new(store))
 }
 
-/// An engine on this store: 500 people, one badge, the badge bureau below.
-pub(crate) async fn office(store: Arc<dyn CardRepository>, worker: &str) -> Result<Engine, Box<dyn Error>> {
+/// An engine on this store: 500 people, one badge, the badge bureau below. With `approval`, orders are approved from now on.
+pub(crate) async fn office(
+    store: Arc<dyn CardRepository>,
+    worker: &str,
+    approval: bool,
+) -> Result<Engine, Box<dyn Error>> {
     let people = (1..=500).map(person).collect::<Result<Vec<User>, _>>()?;
     let badge = ProductionType::new("standard", "BADGE-1")
         .element(CardElement::required("NAME", "commonName", 40))
@@ -53,6 +57,10 @@ pub(crate) async fn office(store: Arc<dyn CardRepository>, worker: &str) -> Resu
         .build()?;
     let (abort, administrator) = ("CardsAddonExtProdProcAbort", actor("ada", Role::Administrator)?);
     engine.enable(abort, Slot::Card(CardState::Processing), &administrator).await?;
+    if approval {
+        let script = OptionSource::Script("CardsAddonExtProdApproval = true".to_owned());
+        engine.set_options("CardsAddonExtProdScriptOptions", script, &administrator).await?;
+    }
     Ok(engine)
 }
 
@@ -64,15 +72,6 @@ fn person(number: u32) -> Result<User, Box<dyn Error>> {
     ];
     let attributes = attributes.map(|(name, value)| (name.to_owned(), value));
     Ok(User::new(UserId::new(format!("p{number}"))?, UserState::Active, attributes))
-}
-
-/// From now on orders are approved, in all instances.
-#[allow(dead_code, reason = "not by every example")]
-pub(crate) async fn approve_orders(engine: &Engine) -> Result<(), Box<dyn Error>> {
-    let (script, administrator) = ("CardsAddonExtProdScriptOptions", actor("ada", Role::Administrator)?);
-    let text = OptionSource::Script("CardsAddonExtProdApproval = true".to_owned());
-    engine.set_options(script, text, &administrator).await?;
-    Ok(())
 }
 
 /// A person who acts.

@@ -228,13 +228,8 @@ impl CardRepository for MemoryRepository {
 
     async fn backlog(&self, due_by: DateTime<Utc>, run: Option<RunId>) -> Result<Vec<Backlog>, RepositoryError> {
         let store = self.store();
-        let mut counts = BTreeMap::new();
-        for job in store.unsettled_jobs.values().flatten().filter_map(|id| store.jobs.get(id)) {
-            if run.is_none() || job.run == run {
-                counts.entry(job.kind()).or_insert_with(|| Backlog::none(job.kind())).count(job, due_by);
-            }
-        }
-        Ok(counts.into_values().collect())
+        let jobs = store.unsettled_jobs.values().flatten().filter_map(|id| store.jobs.get(id));
+        Ok(Backlog::of(jobs.filter(|job| run.is_none() || job.run == run), due_by))
     }
 
     async fn claim(&self, request: &ClaimRequest) -> Result<Vec<Job>, RepositoryError> {

@@ -907,11 +907,7 @@ pub async fn backlog_counts_what_is_open(kit: &Kit<'_>) {
     store.commit(&ChangeSet { jobs: jobs.iter().cloned().chain([strangers]).collect(), ..ChangeSet::new() }).await;
     store.claim(&scene.claim(kit, 7)).await;
     for due_by in [scene.at, scene.at + TimeDelta::hours(2), scene.at - TimeDelta::days(1)] {
-        let mut expected: BTreeMap<JobKind, Backlog> = BTreeMap::new();
-        for job in &jobs {
-            expected.entry(job.kind()).or_insert_with(|| Backlog::none(job.kind())).count(job, due_by);
-        }
-        let mine: Vec<Backlog> = expected.into_values().collect();
+        let mine = Backlog::of(&jobs, due_by);
         assert_eq!(other.backlog(due_by, Some(scene.run)).await, mine, "{CLAUSE}: of one run, due by {due_by}");
         let all = other.backlog(due_by, None).await;
         for own in mine {

@@ -58,6 +58,8 @@ pub(super) struct Done {
     pub(super) outcome: Outcome,
     /// What follows from it and can be done now.
     next: Vec<JobId>,
+    /// The card as it was stored, if something follows.
+    card: Option<Card>,
 }
 
 /// Who performs, for the history.
@@ -167,10 +169,10 @@ impl Engine {
 
     /// Performs jobs, and what follows from them.
     async fn perform_chains(&self, jobs: Vec<Job>, by: By<'_>) -> Performed {
-        let mut performed = self.perform_these(jobs, by).await;
+        let mut performed = self.perform_these(jobs, BTreeMap::new(), by).await;
         // A link of a chain brings forth the next: it is done at once, and what became of it is what became of the first.
         let mut first_of: BTreeMap<JobId, JobId> = BTreeMap::new();
-        let mut next = next_of(&performed.done, &mut first_of);
+        let (mut next, mut cards) = next_of(&mut performed.done, &mut first_of);
         while !next.is_empty() && performed.failed.is_none() && !by.stop.is_stopped() {
             let jobs = match self.claim_now(next).await {
                 Ok(jobs) => jobs,
@@ -179,8 +181,8 @@ impl Engine {
                     break;
                 }
             };
-            let more = self.perform_these(jobs, by).await;
-            next = next_of(&more.done, &mut first_of);
+            let mut more = self.perform_these(jobs, cards, by).await;
+            (next, cards) = next_of(&mut more.done, &mut first_of);
             performed.done.extend(more.done);
             performed.halted.extend(more.halted);
             performed.failed = more.failed;
@@ -210,7 +212,8 @@ impl Engine {
         performed
     }
 
-    async fn perform_these(&self, jobs: Vec<Job>, by: By<'_>) -> Performed {
+    /// Performs jobs. The cards are those that were stored just now: a link need not load them.
+    async fn perform_these(&self, jobs: Vec<Job>, mut cards: BTreeMap<CardId, Card>, by: By<'_>) -> Performed {
         let mut kinds: BTreeMap<JobKind, Vec<Job>> = BTreeMap::new();
         for job in jobs {
             kinds.entry(job.kind()).or_default().push(job);
@@ -239,12 +242,12 @@ impl Engine {
                     Ok(()) => match kind {
                         JobKind::PlaceOrder => self.place(batch, by, done).await,
                         JobKind::TrackOrder => self.track(batch, by, done).await,
-                        JobKind::PrepareCard => self.prepare(batch, by, done).await,
-                        JobKind::IssueCertificate => self.issue(batch, by, done).await,
-                        JobKind::FinishCard => self.finish(batch, by, done).await,
+                        JobKind::PrepareCard => self.prepare(batch, &mut cards, by, done).await,
+                        JobKind::IssueCertificate => self.issue(batch, &mut cards, by, done).await,
+                        JobKind::FinishCard => self.finish(batch, &mut cards, by, done).await,
                         JobKind::DiscardCard => self.discard(batch, by, done).await,
                         JobKind::HoldCertificate | JobKind::RemoveHold | JobKind::RevokeCertificate => {
-                            self.tell_ca(batch, by, done).await
+                            self.tell_ca(batch, &mut cards, by, done).await
                         }
                         JobKind::Notify => self.notify(batch, by, done).await,
                         JobKind::Custom => self.custom(batch, by, done).await,
@@ -367,7 +370,7 @@ impl Engine {
             halted = stop;
             answers.extend(sent);
         }
-        self.store(answers, by, done).await?;
+        self.store(answers, About::of(cards), by, done).await?;
         Ok(halted)
     }
 
@@ -542,7 +545,7 @@ impl Engine {
             answers.push((job, answer));
         }
         let halted = !answers.is_empty() && waits == answers.len();
-        self.store(answers, by, done).await?;
+        self.store(answers, About::default(), by, done).await?;
         Ok(halted)
     }
 
@@ -566,7 +569,7 @@ impl Engine {
             (job, answer)
         });
         let answers = futures::future::join_all(sends).await;
-        self.store(answers, by, done).await?;
+        self.store(answers, About::default(), by, done).await?;
         Ok(false)
     }
 
@@ -625,20 +628,23 @@ impl Engine {
             };
             answers.push((job, answer));
         }
-        self.store(answers, by, done).await?;
+        self.store(answers, About::default(), by, done).await?;
         Ok(false)
     }
 
     /// Stores the answers, together where that goes. What conflicts is loaded and applied again, the rest is stored; while the
     /// store is away they are kept. An answer to an attempt that the job no longer waits for is kept in the card's history,
     /// never applied.
+    ///
+    /// What was loaded before the call is not loaded again at first: what changed meanwhile is a conflict.
     pub(super) async fn store(
         &self,
         answers: Vec<(Job, Answer)>,
+        about: About,
         by: By<'_>,
         done: &mut Vec<Done>,
     ) -> Result<(), Error> {
-        let mut batches = vec![Batch { answers, stale: false, conflicts: 0 }];
+        let mut batches = vec![Batch { about, ..Batch::of(answers) }];
         let mut settled = Vec::new();
         let mut failed = None;
         let mut setbacks = 0;
@@ -647,7 +653,7 @@ impl Engine {
                 Ok(Stored { applied, later }) => {
                     done.extend(applied);
                     setbacks = 0;
-                    batches.extend((!later.is_empty()).then_some(Batch { answers: later, stale: false, conflicts: 0 }));
+                    batches.extend((!later.is_empty()).then(|| Batch::of(later)));
                     continue;
                 }
                 Err(error) => error,
@@ -665,10 +671,10 @@ impl Engine {
                         if conflicts > APPLIES {
                             self.clock.sleep(Duration::from_millis(10)).await;
                         }
-                        batches.push(Batch { answers, stale: true, conflicts });
+                        batches.push(Batch { stale: true, conflicts, ..Batch::of(answers) });
                     } else {
-                        batches.push(Batch { answers: again, stale: true, conflicts });
-                        batches.push(Batch { answers: free, stale: false, conflicts });
+                        batches.push(Batch { stale: true, conflicts, ..Batch::of(again) });
+                        batches.push(Batch { conflicts, ..Batch::of(free) });
                     }
                 }
                 StoreError::Failed(error) if error.is_permanent() => {
@@ -677,7 +683,7 @@ impl Engine {
                         failed = Some(Error::Store { during: "storing answers", source: error });
                     }
                     let alone = batch.answers.into_iter().filter(|_| failed.is_none());
-                    batches.extend(alone.map(|answer| Batch { answers: vec![answer], stale: true, conflicts: 0 }));
+                    batches.extend(alone.map(|answer| Batch { stale: true, ..Batch::of(vec![answer]) }));
                 }
                 StoreError::Failed(source) => {
                     setbacks += 1;
@@ -707,11 +713,20 @@ impl Engine {
             .drain(..)
             .partition(|(job, answer)| !changes_card(job, answer) || job.card.is_none_or(|card| at_hand.insert(card)));
         batch.answers = now;
+        let about = std::mem::take(&mut batch.about);
         let stored = async {
-            let about = self.load_about(&batch.answers).await?;
-            let (changes, applied) = self.apply_all(&batch.answers, about, by);
+            let about = self.load_about(&batch.answers, about).await?;
+            let (changes, mut applied) = self.apply_all(&batch.answers, about, by);
             if !changes.is_empty() {
                 self.repository.commit(&changes).await?;
+            }
+            let mut cards: BTreeMap<CardId, Card> = changes.cards.into_iter().map(|card| (card.id, card)).collect();
+            for (done, (job, _)) in applied.iter_mut().zip(&batch.answers).filter(|(done, _)| !done.next.is_empty()) {
+                let card = job.card.and_then(|card| cards.remove(&card));
+                done.card = card.map(|mut card| {
+                    card.version += 1;
+                    card
+                });
             }
             Ok(applied)
         };
@@ -724,20 +739,30 @@ impl Engine {
         }
     }
 
-    /// What these answers are about: the cards, for productions also their certificates, and who holds the keys that come.
-    async fn load_about(&self, answers: &[(Job, Answer)]) -> Result<About, RepositoryError> {
-        let cards_of = |wanted: fn(&Answer) -> bool| -> Vec<CardId> {
-            let cards = answers.iter().filter(|(_, answer)| wanted(answer)).filter_map(|(job, _)| job.card);
+    /// What these answers are about, as far as it is not known yet: the cards, their certificates where the answer is about these,
+    /// and who holds the keys that come.
+    async fn load_about(&self, answers: &[(Job, Answer)], mut about: About) -> Result<About, RepositoryError> {
+        let cards_of = |wanted: &dyn Fn(&Job, &Answer) -> bool| -> Vec<CardId> {
+            let cards = answers.iter().filter(|(job, answer)| wanted(job, answer)).filter_map(|(job, _)| job.card);
             cards.collect::<BTreeSet<_>>().into_iter().collect()
         };
-        let mut about = About::default();
-        let cards = cards_of(|_| true);
-        if !cards.is_empty() {
-            let cards = self.repository.cards(&cards).await?;
-            about.cards = cards.into_iter().map(|card| (card.id, card)).collect();
+        let unknown = cards_of(&|job, _| job.card.is_some_and(|card| !about.cards.contains_key(&card)));
+        if !unknown.is_empty() {
+            let loaded = self.repository.cards(&unknown).await?;
+            about.cards.extend(loaded.into_iter().map(|card| (card.id, card)));
         }
-        let in_production = cards_of(|answer| matches!(answer, Answer::Production(_) | Answer::LateCertificate(_)));
-        about.certificates = self.certificates_of(in_production).await?;
+        let mut with_certificates = cards_of(&|job, answer| match answer {
+            Answer::Production(ProductionAnswer::AtCa(_) | ProductionAnswer::Finished) | Answer::LateCertificate(_) => {
+                true
+            }
+            // Late as well, if the card waits for it no more.
+            Answer::Production(ProductionAnswer::Issued(_)) => {
+                !job.card.and_then(|card| about.cards.get(&card)).is_some_and(|card| production::waits_for(card, job))
+            }
+            _ => false,
+        });
+        with_certificates.retain(|card| !about.certificates.contains_key(card));
+        about.certificates.extend(self.certificates_of(with_certificates).await?);
         let keys: Vec<String> = answers.iter().flat_map(|(_, answer)| keys_in(answer)).collect();
         if !keys.is_empty() {
             let held = self.repository.reservations(&keys).await?;
@@ -766,7 +791,7 @@ impl Engine {
     /// What one answer changes. Each card belongs to one of the answers only.
     fn apply(&self, mut job: Job, about: &mut About, answer: &Answer, stamp: &Stamp<'_>) -> (ChangeSet, Done) {
         let id = job.id;
-        let done = |outcome| Done { job: id, outcome, next: Vec::new() };
+        let done = |outcome| Done { job: id, outcome, next: Vec::new(), card: None };
         let card = match job.card {
             Some(card) if changes_card(&job, answer) => about.cards.remove(&card),
             Some(card) => about.cards.get(&card).cloned(),
@@ -795,7 +820,7 @@ impl Engine {
             (Answer::Production(answer), Some(card)) if production::waits_for(&card, &job) => {
                 let certificates = about.certificates.remove(&card.id).unwrap_or_default();
                 production::link_answered(job.clone(), card, certificates, &about.held, answer.clone(), stamp)
-                    .map(|Applied { changes, outcome, next }| (changes, Done { job: id, outcome, next }))
+                    .map(|Applied { changes, outcome, next }| (changes, Done { next, ..done(outcome) }))
             }
             (Answer::Production(ProductionAnswer::Issued(issued)) | Answer::LateCertificate(issued), card) => {
                 let card = card.map(|card| card.id).or(job.card);
@@ -1025,7 +1050,8 @@ impl Engine {
             // What follows may still be done in this run.
             let next = card.and_then(|card| card.production.as_ref().and(card.busy.as_ref()));
             let next = next.filter(|busy| is_done_link && !busy.in_doubt && busy.job != job.id);
-            done.push(Done { job: job.id, outcome, next: next.map(|busy| busy.job).into_iter().collect() });
+            let next = next.map(|busy| busy.job).into_iter().collect();
+            done.push(Done { job: job.id, outcome, next, card: None });
         }
     }
 
@@ -1053,10 +1079,18 @@ impl Engine {
 /// Answers to be stored together.
 struct Batch {
     answers: Vec<(Job, Answer)>,
+    /// What was loaded already, to be tried with once.
+    about: About,
     /// Whether the jobs must be loaded again first.
     stale: bool,
     /// How often something else changed what they are about.
     conflicts: u32,
+}
+
+impl Batch {
+    fn of(answers: Vec<(Job, Answer)>) -> Self {
+        Self { answers, about: About::default(), stale: false, conflicts: 0 }
+    }
 }
 
 /// What one commit came to.
@@ -1101,9 +1135,10 @@ fn is_about(conflict: &Conflict, job: &Job) -> bool {
 
 /// What answers are about.
 #[derive(Default)]
-struct About {
+pub(super) struct About {
     cards: BTreeMap<CardId, Card>,
-    certificates: BTreeMap<CardId, Vec<Certificate>>,
+    /// Of a card that is in it, at least those that the answers change.
+    pub(super) certificates: BTreeMap<CardId, Vec<Certificate>>,
     /// Who holds which of the keys that the answers bring.
     held: BTreeMap<String, String>,
     /// The cards that came late and are being put aside already.
@@ -1111,6 +1146,14 @@ struct About {
 }
 
 impl About {
+    pub(super) fn of(cards: BTreeMap<CardId, Card>) -> Self {
+        Self { cards, ..Self::default() }
+    }
+
+    pub(super) fn card(&self, id: CardId) -> Option<&Card> {
+        self.cards.get(&id)
+    }
+
     /// The certificate that a job names.
     fn take_certificate(&mut self, job: &Job) -> Option<Certificate> {
         let (Task::RemoveHold { certificate: id } | Task::RevokeCertificate { certificate: id, .. }) = &job.task else {
@@ -1158,17 +1201,18 @@ fn keys_in(answer: &Answer) -> Vec<String> {
     }
 }
 
-/// The jobs that follow from these, each of them known as what the first of its chain came to.
-fn next_of(done: &[Done], first_of: &mut BTreeMap<JobId, JobId>) -> Vec<JobId> {
-    let mut all = Vec::new();
-    for Done { job, next, .. } in done {
+/// The jobs that follow from these, each of them known as what the first of its chain came to, and their cards.
+fn next_of(done: &mut [Done], first_of: &mut BTreeMap<JobId, JobId>) -> (Vec<JobId>, BTreeMap<CardId, Card>) {
+    let (mut all, mut cards) = (Vec::new(), BTreeMap::new());
+    for Done { job, next, card, .. } in done {
         let first = first_of.get(job).copied().unwrap_or(*job);
         for next in next {
             first_of.insert(*next, first);
             all.push(*next);
         }
+        cards.extend(card.take().map(|card| (card.id, card)));
     }
-    all
+    (all, cards)
 }
 
 /// An acceptance that nobody waits for any more is put on record, never applied: a card may now be made that nobody expects.

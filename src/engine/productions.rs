@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use futures::future::{join_all, join3};
 
 use super::Engine;
-use super::jobs::{Answer, By, Done, clean};
+use super::jobs::{About, Answer, By, Done, clean};
 use crate::card::Card;
 use crate::certificate::{Certificate, CertificateState, IssuedCertificate, StateAtCa};
 use crate::error::{During as _, Error};
@@ -40,9 +40,15 @@ const LONGEST_ISSUER: usize = 4000;
 
 impl Engine {
     /// Prepares cards; true if the personalizer does not want to be called for now.
-    pub(super) async fn prepare(&self, jobs: Vec<Job>, by: By<'_>, done: &mut Vec<Done>) -> Result<bool, Error> {
+    pub(super) async fn prepare(
+        &self,
+        jobs: Vec<Job>,
+        cards: &mut BTreeMap<CardId, Card>,
+        by: By<'_>,
+        done: &mut Vec<Done>,
+    ) -> Result<bool, Error> {
         let Some(personalizer) = &self.personalizer else { return self.leave(jobs).await };
-        let Waiting { at_hand, mut answers, .. } = self.waiting(jobs).await?;
+        let Waiting { at_hand, mut answers, about, .. } = self.waiting(jobs, cards).await?;
         let mut fresh = Vec::new();
         for (job, card) in at_hand {
             if job.attempt.is_some() {
@@ -66,13 +72,19 @@ impl Engine {
             (job, answer)
         });
         answers.extend(join_all(calls).await);
-        self.store_all(answers, by, done).await
+        self.store_all(answers, about, by, done).await
     }
 
     /// Has certificates issued. An order that was perhaps taken is looked for first.
-    pub(super) async fn issue(&self, jobs: Vec<Job>, by: By<'_>, done: &mut Vec<Done>) -> Result<bool, Error> {
+    pub(super) async fn issue(
+        &self,
+        jobs: Vec<Job>,
+        cards: &mut BTreeMap<CardId, Card>,
+        by: By<'_>,
+        done: &mut Vec<Done>,
+    ) -> Result<bool, Error> {
         let Some(authority) = &self.certificate_authority else { return self.leave(jobs).await };
-        let Waiting { at_hand, answers, asked_for } = self.waiting(jobs).await?;
+        let Waiting { at_hand, answers, asked_for, about } = self.waiting(jobs, cards).await?;
         let mut answers = self.look_for_the_late(authority.as_ref(), answers).await;
         let (again, fresh): (Vec<_>, Vec<_>) = at_hand.into_iter().partition(|(job, _)| job.attempt.is_some());
         let mut ordered = Vec::new();
@@ -116,7 +128,7 @@ impl Engine {
         });
         let (first, looks, unwanted) = join3(join_all(first), join_all(looks), join_all(unwanted)).await;
         answers.extend(first.into_iter().chain(looks).chain(unwanted));
-        self.store_all(answers, by, done).await
+        self.store_all(answers, about, by, done).await
     }
 
     /// A card may have failed while its certificate was asked for: what came of that is looked for, so that it can be revoked.
@@ -193,11 +205,17 @@ impl Engine {
     }
 
     /// Puts certificates on hold, takes them off hold, revokes them.
-    pub(super) async fn tell_ca(&self, jobs: Vec<Job>, by: By<'_>, done: &mut Vec<Done>) -> Result<bool, Error> {
+    pub(super) async fn tell_ca(
+        &self,
+        jobs: Vec<Job>,
+        cards: &mut BTreeMap<CardId, Card>,
+        by: By<'_>,
+        done: &mut Vec<Done>,
+    ) -> Result<bool, Error> {
         let Some(authority) = &self.certificate_authority else { return self.leave(jobs).await };
         let (holds, others): (Vec<_>, Vec<_>) =
             jobs.into_iter().partition(|job| job.kind() == JobKind::HoldCertificate);
-        let Waiting { at_hand, mut answers, .. } = self.waiting(holds).await?;
+        let Waiting { at_hand, mut answers, mut about, .. } = self.waiting(holds, cards).await?;
         let jobs = at_hand.into_iter().map(|(job, _)| job).chain(others);
         let named: Vec<_> = jobs.filter_map(|job| Some((named_certificate(&job)?, job))).collect();
         let ids: Vec<_> = named.iter().map(|(id, _)| *id).collect();
@@ -213,7 +231,10 @@ impl Engine {
             }
         });
         answers.extend(join_all(calls).await);
-        self.store_all(answers, by, done).await
+        for certificate in certificates.into_values() {
+            about.certificates.entry(certificate.card).or_default().push(certificate);
+        }
+        self.store_all(answers, about, by, done).await
     }
 
     async fn ask_ca(&self, authority: &dyn CertificateAuthority, job: &Job, certificate: &Certificate) -> Answer {
@@ -242,9 +263,15 @@ impl Engine {
     }
 
     /// Finishes cards: PIN and PUK are drawn here, and handed on once.
-    pub(super) async fn finish(&self, jobs: Vec<Job>, by: By<'_>, done: &mut Vec<Done>) -> Result<bool, Error> {
+    pub(super) async fn finish(
+        &self,
+        jobs: Vec<Job>,
+        cards: &mut BTreeMap<CardId, Card>,
+        by: By<'_>,
+        done: &mut Vec<Done>,
+    ) -> Result<bool, Error> {
         let Some(personalizer) = &self.personalizer else { return self.leave(jobs).await };
-        let Waiting { mut at_hand, mut answers, .. } = self.waiting(jobs).await?;
+        let Waiting { mut at_hand, mut answers, mut about, .. } = self.waiting(jobs, cards).await?;
         let mut halted = false;
         if self.certificate_authority.is_none() {
             let certified = |card: &Card| card.production.as_ref().is_some_and(|made| !made.certificates.is_empty());
@@ -257,6 +284,10 @@ impl Engine {
         let (interrupted, at_hand): (Vec<_>, Vec<_>) = at_hand.into_iter().partition(|(job, _)| job.attempt.is_some());
         answers.extend(interrupted.into_iter().map(|(job, _)| (job, doubt("finishing it was interrupted"))));
         let mut certificates = self.to_write(&at_hand).await?;
+        for (_, card) in &at_hand {
+            let own = certificates.get(&card.id).into_iter().flatten().map(|(certificate, _)| certificate.clone());
+            about.certificates.insert(card.id, own.collect());
+        }
         let parts = at_hand.into_iter().map(|(job, card)| {
             let own = certificates.remove(&card.id).unwrap_or_default();
             async move {
@@ -276,7 +307,7 @@ impl Engine {
             (job, answer)
         });
         answers.extend(join_all(calls).await);
-        Ok(self.store_all(answers, by, done).await? || halted)
+        Ok(self.store_all(answers, about, by, done).await? || halted)
     }
 
     async fn finish_one(
@@ -427,19 +458,31 @@ impl Engine {
             (job, answer)
         });
         let answers = join_all(calls).await;
-        self.store_all(answers, by, done).await
+        self.store_all(answers, About::default(), by, done).await
     }
 
-    /// The jobs whose card's production waits for them, with the card; answers for the others.
-    async fn waiting(&self, jobs: Vec<Job>) -> Result<Waiting, Error> {
-        let cards = self.cards_by_id(jobs.iter().filter_map(|job| job.card).collect()).await?;
+    /// The jobs whose card's production waits for them, with the card; answers for the others. Of the cards that are known already,
+    /// it takes those of the jobs.
+    async fn waiting(&self, jobs: Vec<Job>, known: &mut BTreeMap<CardId, Card>) -> Result<Waiting, Error> {
+        let (mut cards, mut unknown) = (BTreeMap::new(), BTreeSet::new());
+        for id in jobs.iter().filter_map(|job| job.card).collect::<BTreeSet<_>>() {
+            match known.remove(&id) {
+                Some(card) => drop(cards.insert(id, card)),
+                None => drop(unknown.insert(id)),
+            }
+        }
+        cards.extend(self.cards_by_id(unknown).await?);
         let holders: BTreeSet<UserId> = cards.values().filter_map(|card| card.holder.clone()).collect();
         let users = self.users_by_id(holders).await?;
-        let mut waiting =
-            Waiting { at_hand: Vec::with_capacity(jobs.len()), answers: Vec::new(), asked_for: Vec::new() };
+        let mut waiting = Waiting {
+            at_hand: Vec::with_capacity(jobs.len()),
+            answers: Vec::new(),
+            asked_for: Vec::new(),
+            about: About::of(cards),
+        };
         for job in jobs {
             // Two jobs may be about one card: that which it waits for, and one of a production that was given up.
-            let card = job.card.and_then(|card: CardId| cards.get(&card).cloned());
+            let card = job.card.and_then(|card: CardId| waiting.about.card(card).cloned());
             match card.filter(|card| production::waits_for(card, &job)) {
                 None => waiting.answers.push((job, Answer::Superseded)),
                 Some(card) => match unwanted(&card, &users, self.now()) {
@@ -462,10 +505,16 @@ impl Engine {
     }
 
     /// Stores answers; true if all say that it is not for now.
-    async fn store_all(&self, answers: Vec<(Job, Answer)>, by: By<'_>, done: &mut Vec<Done>) -> Result<bool, Error> {
+    async fn store_all(
+        &self,
+        answers: Vec<(Job, Answer)>,
+        about: About,
+        by: By<'_>,
+        done: &mut Vec<Done>,
+    ) -> Result<bool, Error> {
         let not_now = |answer: &Answer| matches!(answer, Answer::Later { .. } | Answer::NotDone { .. });
         let halted = !answers.is_empty() && answers.iter().all(|(_, answer)| not_now(answer));
-        self.store(answers, by, done).await?;
+        self.store(answers, about, by, done).await?;
         Ok(halted)
     }
 
@@ -487,6 +536,8 @@ struct Waiting {
     answers: Vec<(Job, Answer)>,
     /// Certificates that were asked for and are wanted no more, and why.
     asked_for: Vec<(Job, String)>,
+    /// All cards of the jobs.
+    about: About,
 }
 
 struct FinishParts {

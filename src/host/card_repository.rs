@@ -148,22 +148,8 @@ pub trait CardRepository: Send + Sync + 'static {
 
     /// How much is to be done, by kind, in the order of kinds; of this run, or of all. A kind of which nothing is due or in doubt
     /// may be left out.
-    ///
-    /// As it stands here it reads every open job. A store with many overrides it with a count.
-    async fn backlog(&self, due_by: DateTime<Utc>, run: Option<RunId>) -> Result<Vec<Backlog>, RepositoryError> {
-        let query = JobQuery { states: vec![JobState::Open, JobState::InDoubt], ..JobQuery::default() };
-        let mut counts = BTreeMap::new();
-        let mut after = None;
-        loop {
-            let page = self.job_page(&query, after, 1000).await?;
-            let Some(last) = page.last() else { break };
-            after = Some(last.id);
-            for job in page.iter().filter(|job| run.is_none() || job.run == run) {
-                counts.entry(job.kind()).or_insert_with(|| Backlog::none(job.kind())).count(job, due_by);
-            }
-        }
-        Ok(counts.into_values().collect())
-    }
+    /// [`Backlog::of`] counts jobs that were read; with many, a store had better count by itself.
+    async fn backlog(&self, due_by: DateTime<Utc>, run: Option<RunId>) -> Result<Vec<Backlog>, RepositoryError>;
 
     /// Up to `limit` history entries of an object, after the sequence given.
     async fn history(&self, object: &ObjectId, after: u64, limit: usize) -> Result<Vec<HistoryEntry>, RepositoryError>;
@@ -354,16 +340,21 @@ impl Backlog {
         Self { kind, due: 0, oldest_due: None, in_doubt: 0 }
     }
 
-    /// Counts one more job of this kind.
-    pub fn count(&mut self, job: &Job, due_by: DateTime<Utc>) {
-        match job.state {
-            JobState::Open if job.due <= due_by => {
-                self.due += 1;
-                self.oldest_due = Some(self.oldest_due.map_or(job.due, |oldest| oldest.min(job.due)));
+    /// What there is to be done of these jobs, those that are done or cancelled aside: by kind, in the order of kinds.
+    pub fn of<'a>(jobs: impl IntoIterator<Item = &'a Job>, due_by: DateTime<Utc>) -> Vec<Self> {
+        let mut counts = BTreeMap::new();
+        for job in jobs {
+            let count = counts.entry(job.kind()).or_insert_with(|| Self::none(job.kind()));
+            match job.state {
+                JobState::Open if job.due <= due_by => {
+                    count.due += 1;
+                    count.oldest_due = Some(count.oldest_due.map_or(job.due, |oldest| oldest.min(job.due)));
+                }
+                JobState::InDoubt => count.in_doubt += 1,
+                _ => {}
             }
-            JobState::InDoubt => self.in_doubt += 1,
-            _ => {}
         }
+        counts.into_values().collect()
     }
 }
 

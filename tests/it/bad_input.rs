@@ -11,7 +11,7 @@ use cardwright::adapters::local_ca::{CaIdentity, LocalCa, MemoryJournal};
 use cardwright::adapters::memory::{MemoryRepository, MemoryUsers};
 use cardwright::adapters::simulator::{BureauBehaviour, HandleState, PersonalizerBehaviour, PlaceScript};
 use cardwright::host::{
-    Accepted, AccessPolicy, CardOrder, CardQuery, CardRepository, CertificateQuery, ClaimRequest, CommitError,
+    Accepted, AccessPolicy, Backlog, CardOrder, CardQuery, CardRepository, CertificateQuery, ClaimRequest, CommitError,
     Decision, DirectoryError, FeedPage, FindOutcome, GoCardsProvider, JobQuery, PlaceOutcome, Placement,
     RepositoryError, RequestQuery, RolePolicy, StatusOutcome, TextPrefix, UserFilter, UserPage, UserRepository,
 };
@@ -23,9 +23,10 @@ use cardwright::process::{
 use cardwright::{
     Actor, ActorId, ApprovalRequest, Attempt, Card, CardId, CardKind, CardState, Certificate, CertificateId,
     CertificateKind, ChainKey, ChangeSet, EngineBuilder, EngineSettings, Error, HistoryEntry, Interruption, Job, JobId,
-    JobKind, JobState, NumberRange, ObjectId, Record, Report, RequestId, RequestState, Reservation, Run, Secret, Stamp,
-    SymbolicName, User, UserId, Why,
+    JobKind, JobState, NumberRange, ObjectId, Record, Report, RequestId, RequestState, Reservation, Run, RunId, Secret,
+    Stamp, SymbolicName, User, UserId, Why,
 };
+use chrono::{DateTime, Utc};
 use futures::executor::block_on;
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -1738,6 +1739,10 @@ impl CardRepository for TrickyRepository {
         limit: usize,
     ) -> Result<Vec<Job>, RepositoryError> {
         self.store.job_page(query, after, limit).await
+    }
+
+    async fn backlog(&self, due_by: DateTime<Utc>, run: Option<RunId>) -> Result<Vec<Backlog>, RepositoryError> {
+        self.store.backlog(due_by, run).await
     }
 
     async fn claim(&self, request: &ClaimRequest) -> Result<Vec<Job>, RepositoryError> {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use cardwright::host::{
-    AccessPolicy, CaOutcome, CaStatusOutcome, CardOrder, CardPersonalizer, CardQuery, CardRepository,
+    AccessPolicy, Backlog, CaOutcome, CaStatusOutcome, CardOrder, CardPersonalizer, CardQuery, CardRepository,
     CertificateAuthority, CertificateOrder, CertificateQuery, ClaimRequest, Clock, CommitError, CustomOutcome,
     Decision, DirectoryError, DiscardOutcome, FeedPage, FindCertificateOutcome, FindOutcome, FinishOrder,
     FinishOutcome, GoCardsProvider, IssueOutcome, JobPerformer, JobQuery, Notifier, NotifyOutcome, PlaceOutcome,
@@ -19,8 +19,8 @@ use cardwright::host::{
 use cardwright::process::ItemId;
 use cardwright::{
     Actor, ApprovalRequest, Attempt, Card, CardId, CardState, Certificate, CertificateId, ChangeSet, HistoryEntry,
-    IssuedCertificate, Job, JobId, Message, ObjectId, Record, RequestId, Reservation, RevocationReason, SymbolicName,
-    User, UserId,
+    IssuedCertificate, Job, JobId, Message, ObjectId, Record, RequestId, Reservation, RevocationReason, RunId,
+    SymbolicName, User, UserId,
 };
 use chrono::{DateTime, Utc};
 use futures::executor::block_on;
@@ -191,6 +191,7 @@ gated!(CardRepository {
     async fn reservations(&self, keys: &[String]) -> Result<Vec<Reservation>, RepositoryError>;
     async fn jobs(&self, ids: &[JobId]) -> Result<Vec<Job>, RepositoryError>;
     async fn job_page(&self, query: &JobQuery, after: Option<JobId>, limit: usize) -> Result<Vec<Job>, RepositoryError>;
+    async fn backlog(&self, due_by: DateTime<Utc>, run: Option<RunId>) -> Result<Vec<Backlog>, RepositoryError>;
     async fn claim(&self, request: &ClaimRequest) -> Result<Vec<Job>, RepositoryError>;
     async fn renew(&self, jobs: &[(JobId, u64)], lease: Duration) -> Result<Vec<JobId>, RepositoryError>;
     async fn release(&self, jobs: &[(JobId, u64)]) -> Result<(), RepositoryError>;

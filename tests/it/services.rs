@@ -133,14 +133,14 @@ fn a_run_that_one_web_service_has_opened_another_finishes() {
     assert!(events.contains(r#""done_earlier":3"#), "{events}");
 
     // Two orders are approved and sent, and one stays.
-    let requested = one.json("GET", "/cards?state=requested", "", &Value::Null);
+    let requested = one.json("GET", "/cards?state=requested", "olga", &Value::Null);
     let requests = requested.as_array().into_iter().flatten().filter(|card| card["holder"] != json!("p2"));
     let requests: Vec<Value> = requests.map(|card| json!({"request": card["request"]})).collect();
     let yes = json!({"selection": {"ids": requests}, "values": {"decision": "approve"}});
     assert_eq!(two.problem("POST", "/do/CardsProcApproval", "olga", &yes), 403, "who orders does not approve");
     assert_eq!(two.json("POST", "/do/CardsProcApproval", "anton", &yes).as_array().map(Vec::len), Some(2));
     let until = Instant::now() + Duration::from_secs(60);
-    let count = |path: &str| one.json("GET", path, "", &Value::Null).as_array().map_or(0, Vec::len);
+    let count = |path: &str| one.json("GET", path, "olga", &Value::Null).as_array().map_or(0, Vec::len);
     while count("/cards?state=produced") < 1 || count("/doubts") < 1 {
         let health = || one.json("GET", "/health", "", &Value::Null);
         assert!(Instant::now() < until, "the workers of the two do what is due: {}", health());
@@ -148,7 +148,7 @@ fn a_run_that_one_web_service_has_opened_another_finishes() {
     }
 
     // The answer to one was lost: nobody guesses, a person settles it.
-    let job = one.json("GET", "/doubts", "", &Value::Null)[0].clone();
+    let job = one.json("GET", "/doubts", "petra", &Value::Null)[0].clone();
     let doubt = format!("{}/{}", job["id"].as_str().expect("an id"), job["doubts"]);
     let values = json!({"doubt": doubt, "resolution": "give up", "reason": "they have lost it"});
     let settled = json!({"selection": {"ids": [{"job": job["id"]}]}, "values": values});
@@ -173,6 +173,8 @@ fn a_web_service_tells_problems_by_their_status() {
     let unknown = json!({"selection": {"ids": [{"card": "00000000-0000-0000-0000-000000000001"}]}});
     for (status, method, path, user, body) in [
         (401, "POST", ORDER, "mallory", Value::Null),
+        (401, "GET", "/cards?state=requested", "mallory", Value::Null),
+        (401, "GET", "/doubts", "", Value::Null),
         (403, "POST", ORDER, "anton", Value::Null),
         (404, "POST", "/runs/CardsAddonExtProdBoProcOrderMulitple", "olga", Value::Null),
         (403, "POST", "/work", "anton", json!([run, one])),

@@ -11,13 +11,14 @@ use async_trait::async_trait;
 use cardwright::adapters::memory::MemoryRepository;
 use cardwright::adapters::simulator::{SimulatedBureau, SimulatedClock};
 use cardwright::host::{
-    CardOrder, CardQuery, CardRepository, CertificateQuery, ClaimRequest, CommitError, FeedPage, FindOutcome,
+    Backlog, CardOrder, CardQuery, CardRepository, CertificateQuery, ClaimRequest, CommitError, FeedPage, FindOutcome,
     GoCardsProvider, JobQuery, OrderStatus, PlaceOutcome, Placement, RepositoryError, RequestQuery, StatusOutcome,
 };
 use cardwright::{
     ApprovalRequest, Attempt, Card, CardId, CardState, Certificate, CertificateId, ChangeSet, EngineBuilder,
-    HistoryEntry, Job, JobId, ObjectId, Record, RequestId, Reservation, UserId,
+    HistoryEntry, Job, JobId, ObjectId, Record, RequestId, Reservation, RunId, UserId,
 };
+use chrono::{DateTime, Utc};
 
 use crate::office::{Office, clock};
 
@@ -230,6 +231,11 @@ impl CardRepository for Watched {
     ) -> Result<Vec<Job>, RepositoryError> {
         self.begin("job_page")?;
         self.inner.job_page(query, after, limit).await
+    }
+
+    async fn backlog(&self, due_by: DateTime<Utc>, run: Option<RunId>) -> Result<Vec<Backlog>, RepositoryError> {
+        self.begin("backlog")?;
+        self.inner.backlog(due_by, run).await
     }
 
     async fn claim(&self, request: &ClaimRequest) -> Result<Vec<Job>, RepositoryError> {

@@ -71,7 +71,11 @@ pub(crate) fn count(server: &Server, cards: usize, files: &Files) -> Fallible {
 fn of_run(server: &Server, stages: &[Stage], size: usize, whole: bool) -> Fallible<Vec<f64>> {
     let cards = CHUNKS * size;
     let usual = EngineSettings::new().chunk(size);
-    let settings = if whole { usual.orders_per_call(size).statuses_per_call(size).cards_at_once(size) } else { usual };
+    let settings = if whole {
+        usual.orders_per_call(size).statuses_per_call(size).cards_at_once(size).certificates_at_once(size)
+    } else {
+        usual
+    };
     let database = Database::new(server, "counted")?;
     let office = database.office(database.store(), office::users(cards), settings)?;
     if stages == DIRECT {

@@ -33,8 +33,6 @@ fn cut(term: &str) -> &str {
 struct Found {
     versions: BTreeMap<StoredId, u64>,
     owners: BTreeMap<String, String>,
-    /// The search terms of cards.
-    terms: BTreeMap<Uuid, String>,
 }
 
 type Statement = Query<'static, Postgres, PgArguments>;
@@ -56,27 +54,22 @@ impl PostgresRepository {
         }
     }
 
-    /// Whether nothing stands against it. Stops at the first table where something does.
+    /// Whether nothing stands against it. Stops at the first table where something does. Rows are changed in one order for all, table
+    /// by table, by key: the planner's only way is along what is given.
     async fn store(&self, session: &mut Session, rows: &Rows) -> Result<bool, Problem> {
-        let found = self.lock(session, rows, |version| version > 0).await?;
         let (new, changed) = halves(&rows.cards, |row| row.version);
-        let renamed: BTreeSet<Uuid> = (changed.iter())
-            .filter(|row| found.terms.get(&row.id).is_some_and(|terms| terms != rows.at(row.terms)))
-            .map(|row| row.id)
-            .collect();
-        let cards = self.put(session, sql::UPDATE_CARDS, &changed, |query, all| cards(query, rows, all)).await?
-            && self.put(session, sql::INSERT_CARDS, &new, |query, all| cards(query, rows, all)).await?;
-        if !cards {
+        let Some(renamed) = self.update_cards(session, rows, &changed).await? else { return Ok(false) };
+        if !self.put(session, sql::INSERT_CARDS, &new, |query, all| cards(query, rows, all)).await? {
             return Ok(false);
         }
         if !renamed.is_empty() {
-            let (names, cards) = old_terms(&found, &renamed)?;
+            let (names, cards) = old_terms(&renamed)?;
             sqlx::query(self.sql(sql::DELETE_TERMS)).bind(names).bind(cards).execute(session.connection()).await?;
         }
         // In the order of their key, and each once: the same may stand there twice.
         let term = |row: &TermRow| (rows.at(row.name), row.card, cut(rows.at(row.folded)));
         let mut of_these: Vec<&TermRow> =
-            rows.terms.iter().filter(|row| row.new || renamed.contains(&row.card)).collect();
+            rows.terms.iter().filter(|row| row.new || renamed.contains_key(&row.card)).collect();
         of_these.sort_by(|a, b| term(a).cmp(&term(b)));
         of_these.dedup_by(|a, b| term(a) == term(b));
         if !self.put(session, sql::INSERT_TERMS, &of_these, |query, all| terms(query, rows, all)).await? {
@@ -106,10 +99,28 @@ impl PostgresRepository {
             return Ok(false);
         }
         let entries: Vec<_> = rows.history.iter().collect();
-        if !self.put(session, sql::INSERT_HISTORY, &entries, |query, all| history(query, rows, all)).await? {
-            return Err(self.broken_chain(session, rows).await?);
+        self.put(session, sql::INSERT_HISTORY, &entries, |query, all| history(query, rows, all)).await
+    }
+
+    /// Changes cards. Of those whose search terms change with it: which they were. Nothing if not all could be changed.
+    async fn update_cards(
+        &self,
+        session: &mut Session,
+        rows: &Rows,
+        changed: &[&CardRow],
+    ) -> Result<Option<BTreeMap<Uuid, String>>, Problem> {
+        let mut renamed = BTreeMap::new();
+        if changed.is_empty() {
+            return Ok(Some(renamed));
         }
-        Ok(true)
+        let query = cards(sqlx::query(self.sql(sql::UPDATE_CARDS)), rows, changed);
+        let updated = query.fetch_all(session.connection()).await?;
+        for row in &updated {
+            if let Some(terms) = column(row, 1, "card")? {
+                renamed.insert(column(row, 0, "card")?, terms);
+            }
+        }
+        Ok((updated.len() == changed.len()).then_some(renamed))
     }
 
     /// Writes all of a kind, in the order of their keys; whether all of them were written.
@@ -130,29 +141,22 @@ impl PostgresRepository {
         }
     }
 
-    /// Locks what is there, of the objects whose version is asked for and of the reservations. Keys that are only taken need no lock:
-    /// who comes second waits at the index.
-    async fn lock(&self, session: &mut Session, rows: &Rows, wanted: impl Fn(u64) -> bool) -> Result<Found, Problem> {
-        fn keys<R, K>(all: &[R], wanted: impl Fn(&R) -> bool, key: impl Fn(&R) -> K) -> Vec<K> {
-            all.iter().filter(|row| wanted(row)).map(key).collect()
+    /// Locks what is there of all that the rows are about, so that whoever is about to change it has ended.
+    async fn lock(&self, session: &mut Session, rows: &Rows) -> Result<Found, Problem> {
+        fn keys<R, K>(all: &[R], key: impl Fn(&R) -> K) -> Vec<K> {
+            all.iter().map(key).collect()
         }
-        let cards = keys(&rows.cards, |row| wanted(row.version), |row| row.id);
-        let certificates = keys(&rows.certificates, |row| wanted(row.version), |row| row.id);
-        let requests = keys(&rows.requests, |row| wanted(row.version), |row| row.id);
-        let jobs = keys(&rows.jobs, |row| wanted(row.version), |row| row.id);
-        let records = keys(&rows.records, |row| wanted(row.version), |row| rows.at(row.key));
-        let held = |row: &ReservationRow| rows.at(row.key);
-        let mut reservations = keys(&rows.releases, |_| true, held);
-        if !reservations.is_empty() || wanted(0) {
-            reservations.extend(rows.takes.iter().map(held));
-        }
+        let mut reservations = keys(&rows.releases, |row| rows.at(row.key));
+        reservations.extend(rows.takes.iter().map(|row| rows.at(row.key)));
+        let query = sqlx::query(self.sql(sql::LOCK))
+            .bind(keys(&rows.cards, |row| row.id))
+            .bind(keys(&rows.certificates, |row| row.id))
+            .bind(keys(&rows.requests, |row| row.id))
+            .bind(keys(&rows.jobs, |row| row.id))
+            .bind(keys(&rows.records, |row| rows.at(row.key)))
+            .bind(reservations);
         let mut found = Found::default();
-        let nothing = [&cards, &certificates, &requests, &jobs].iter().all(|ids| ids.is_empty());
-        if nothing && records.is_empty() && reservations.is_empty() {
-            return Ok(found);
-        }
-        let query = sqlx::query(self.sql(sql::LOCK)).bind(cards).bind(certificates).bind(requests).bind(jobs);
-        for row in query.bind(records).bind(reservations).fetch_all(session.connection()).await? {
+        for row in query.fetch_all(session.connection()).await? {
             let what: i16 = column(&row, 0, "what was locked")?;
             if what == 6 {
                 found.owners.insert(column(&row, 2, "reservation")?, column(&row, 4, "reservation")?);
@@ -160,10 +164,7 @@ impl PostgresRepository {
             }
             let id = |table| column::<Uuid>(&row, 1, table);
             let object = match what {
-                1 => {
-                    found.terms.insert(id("card")?, column(&row, 4, "card")?);
-                    StoredId::Object(ObjectId::Card(CardId::new(id("card")?)))
-                }
+                1 => StoredId::Object(ObjectId::Card(CardId::new(id("card")?))),
                 2 => StoredId::Object(ObjectId::Certificate(CertificateId::new(id("certificate")?))),
                 3 => StoredId::Object(ObjectId::Request(RequestId::new(id("request")?))),
                 4 => StoredId::Job(JobId::new(id("job")?)),
@@ -178,13 +179,17 @@ impl PostgresRepository {
     /// Everything that stands against it, once whoever is about to change the same has ended.
     async fn name_conflicts(&self, rows: &Rows) -> Result<Vec<Conflict>, Problem> {
         let mut session = self.begin().await?;
-        let found = self.lock(&mut session, rows, |_| true).await;
+        let conflicts = self.conflicts_in(&mut session, rows).await;
         session.roll_back().await;
-        let conflicts = conflicts(rows, found?);
-        // What was in the way is gone.
-        if conflicts.is_empty() { Err(Problem::Busy) } else { Ok(conflicts) }
+        conflicts
     }
 
+    async fn conflicts_in(&self, session: &mut Session, rows: &Rows) -> Result<Vec<Conflict>, Problem> {
+        let conflicts = conflicts(rows, self.lock(session, rows).await?);
+        if conflicts.is_empty() { Err(self.broken_chain(session, rows).await?) } else { Ok(conflicts) }
+    }
+
+    /// What stands against it if no conflict does: an entry that the history has already, or nothing any more.
     async fn broken_chain(&self, session: &mut Session, rows: &Rows) -> Result<Problem, Problem> {
         let (objects, sequences): (Vec<&[u8]>, Vec<i64>) =
             rows.history.iter().map(|row| (rows.object(row), row.sequence)).unzip();
@@ -204,9 +209,9 @@ impl PostgresRepository {
 }
 
 /// Names and cards of the search terms that these cards have had.
-fn old_terms(found: &Found, renamed: &BTreeSet<Uuid>) -> Result<(Vec<String>, Vec<Uuid>), Problem> {
+fn old_terms(renamed: &BTreeMap<Uuid, String>) -> Result<(Vec<String>, Vec<Uuid>), Problem> {
     let mut old = (Vec::new(), Vec::new());
-    for (card, terms) in found.terms.iter().filter(|(card, _)| renamed.contains(card)) {
+    for (card, terms) in renamed {
         let what = || format!("the search terms of card {card}");
         let terms: Vec<(String, String)> = serde_json::from_str(terms)
             .map_err(|source| Problem::Unreadable { what: what(), source: source.into() })?;

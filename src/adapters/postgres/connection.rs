@@ -73,9 +73,9 @@ impl Session {
         self.idle = self.run("ROLLBACK".into_sql_str()).await.is_ok();
     }
 
-    /// Ends what only read: there is nothing that could be lost.
-    pub(super) async fn leave(mut self) {
-        self.idle = self.run("COMMIT".into_sql_str()).await.is_ok();
+    /// Ends what only read. Nothing could be lost, so nobody waits for it.
+    pub(super) fn leave(self) {
+        drop(self.runtime.clone().spawn(self.commit()));
     }
 
     async fn run(&mut self, text: SqlStr) -> Result<(), Problem> {

@@ -55,13 +55,17 @@ use problem::Problem;
 /// that were read before, the lost ones never were.
 ///
 /// # Examples
-/// ```no_run
-/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// ```
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// use cardwright::adapters::postgres::{PostgresRepository, SchemaName};
 /// use sqlx::postgres::PgPoolOptions;
 ///
+/// let url = "postgres://office@db.example.org/office";
+/// # let url = std::env::var("CARDWRIGHT_POSTGRES").map_err(|_| "no PostgreSQL: run scripts/test")?;
+/// # let url = url.as_str();
 /// // Connected when it is first used: what is wrong with it is then told in the store's words.
-/// let pool = PgPoolOptions::new().max_connections(8).connect_lazy("postgres://office@db.example.org/office")?;
+/// let pool = PgPoolOptions::new().max_connections(8).connect_lazy(url)?;
 /// let store = PostgresRepository::new(pool, SchemaName::new("cards")?);
 /// store.migrate().await?;
 /// # Ok(())

@@ -6,6 +6,7 @@ use chrono::{DateTime, Utc};
 use sqlx::postgres::{PgArguments, PgRow, Postgres};
 use sqlx::query::Query;
 use sqlx::{Encode, QueryBuilder, Type};
+use uuid::Uuid;
 
 use super::PostgresRepository;
 use super::connection::Session;
@@ -70,7 +71,7 @@ impl PostgresRepository {
     ) -> Result<Vec<T>, Problem> {
         let mut session = self.begin().await?;
         let found = find(&mut session, query, decode).await;
-        session.leave().await;
+        session.leave();
         found
     }
 
@@ -101,7 +102,7 @@ impl PostgresRepository {
     ) -> Result<Vec<Card>, Problem> {
         let mut session = self.begin().await?;
         let found = self.find_cards_in(&mut session, query, after, at_most).await;
-        session.leave().await;
+        session.leave();
         found
     }
 
@@ -140,22 +141,10 @@ impl PostgresRepository {
         after: Option<RequestId>,
         at_most: usize,
     ) -> Result<Vec<ApprovalRequest>, Problem> {
-        let states = codes(&query.states, &[]);
-        let (walk, filter) = if !query.holders.is_empty() {
-            let holders = texts(query.holders.iter().map(UserId::as_str));
-            (Walk::Along("holder", Values::Texts(holders)), (!states.is_empty()).then_some(states))
-        } else if !states.is_empty() {
-            (Walk::Along("state", Values::Codes(states)), None)
-        } else {
-            (Walk::Ids, None)
-        };
-        let filter = |text: &mut Text| {
-            if let Some(states) = &filter {
-                text.add(" AND state = ANY(").value(states).add(")");
-            }
-        };
-        let mut text = pages::page(self, "request", walk, after.map(RequestId::uuid), limit(at_most), filter);
-        self.all(text.query(), decode::request).await
+        let holders = texts(query.holders.iter().map(UserId::as_str));
+        let along = (!holders.is_empty()).then_some(Walk::Along("holder", Values::Texts(holders)));
+        let after = after.map(RequestId::uuid);
+        self.find_of("request", along, codes(&query.states, &[]), after, at_most, decode::request).await
     }
 
     pub(super) async fn find_certificates(
@@ -164,22 +153,33 @@ impl PostgresRepository {
         after: Option<CertificateId>,
         at_most: usize,
     ) -> Result<Vec<Certificate>, Problem> {
-        let states = codes(&query.states, &[]);
-        let (walk, filter) = if !query.cards.is_empty() {
-            let cards = distinct(query.cards.iter().map(|card| card.uuid()));
-            (Walk::Along("card", Values::Ids(cards)), (!states.is_empty()).then_some(states))
-        } else if !states.is_empty() {
-            (Walk::Along("state", Values::Codes(states)), None)
-        } else {
-            (Walk::Ids, None)
+        let cards = distinct(query.cards.iter().map(|card| card.uuid()));
+        let along = (!cards.is_empty()).then_some(Walk::Along("card", Values::Ids(cards)));
+        let after = after.map(CertificateId::uuid);
+        self.find_of("certificate", along, codes(&query.states, &[]), after, at_most, decode::certificate).await
+    }
+
+    /// A page of those in these states (all, if there are none), along the states if along nothing else.
+    async fn find_of<T>(
+        &self,
+        table: &str,
+        along: Option<Walk<'_>>,
+        states: Vec<i16>,
+        after: Option<Uuid>,
+        at_most: usize,
+        decode: impl Fn(&PgRow) -> Result<T, Problem>,
+    ) -> Result<Vec<T>, Problem> {
+        let (walk, filter) = match along {
+            Some(walk) => (walk, states),
+            None if states.is_empty() => (Walk::Ids, states),
+            None => (Walk::Along("state", Values::Codes(states)), Vec::new()),
         };
-        let filter = |text: &mut Text| {
-            if let Some(states) = &filter {
-                text.add(" AND state = ANY(").value(states).add(")");
+        let mut text = pages::page(self, table, walk, after, limit(at_most), |text| {
+            if !filter.is_empty() {
+                text.add(" AND state = ANY(").value(filter.clone()).add(")");
             }
-        };
-        let mut text = pages::page(self, "certificate", walk, after.map(CertificateId::uuid), limit(at_most), filter);
-        self.all(text.query(), decode::certificate).await
+        });
+        self.all(text.query(), decode).await
     }
 
     pub(super) async fn find_jobs(

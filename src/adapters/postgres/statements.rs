@@ -57,9 +57,9 @@ macro_rules! held {
 }
 
 statements! {
-    // Everything that is there of what is to be changed, locked in one order for all: table by table, by key.
-    LOCK: "SELECT 1::smallint AS what, id, NULL::text AS key, version, terms AS text FROM \
-            (SELECT id, version, terms FROM @card WHERE id = ANY($1::uuid[]) ORDER BY id FOR UPDATE) AS cards \
+    // Everything that is there of what could not be stored, locked in the order in which commits change it: table by table, by key.
+    LOCK: "SELECT 1::smallint AS what, id, NULL::text AS key, version, NULL::text AS owner FROM \
+            (SELECT id, version FROM @card WHERE id = ANY($1::uuid[]) ORDER BY id FOR UPDATE) AS cards \
         UNION ALL SELECT 2::smallint, id, NULL, version, NULL FROM \
             (SELECT id, version FROM @certificate WHERE id = ANY($2::uuid[]) ORDER BY id FOR UPDATE) AS certificates \
         UNION ALL SELECT 3::smallint, id, NULL, version, NULL FROM \
@@ -71,8 +71,7 @@ statements! {
         UNION ALL SELECT 6::smallint, NULL, key, NULL, owner FROM \
             (SELECT key, owner FROM @reservation WHERE key = ANY($6::text[]) ORDER BY key FOR UPDATE) AS reservations";
 
-    // Objects are new as a rule, so nobody looks first whether they are there: that would search each index twice. Keys that others may
-    // have taken meanwhile are looked for (`TAKE`): no error, and none in the server's log.
+    // What is new is there rarely, so nobody looks first whether it is: that would search each index twice.
     INSERT_CARDS: "INSERT INTO @card (id, version, kind, route, state, in_doubt, holder, production_type, terms, data) \
         SELECT id, 1, kind, route, state, in_doubt, holder, production_type, terms, data FROM unnest($1::uuid[], $2::bigint[], \
         $3::smallint[], $4::smallint[], $5::smallint[], $6::boolean[], $7::text[], $8::text[], $9::text[], $10::text[]) \
@@ -82,7 +81,9 @@ statements! {
         data = new.data FROM unnest($1::uuid[], $2::bigint[], $3::smallint[], $4::smallint[], $5::smallint[], $6::boolean[], \
         $7::text[], $8::text[], $9::text[], $10::text[]) \
         AS new (id, old, kind, route, state, in_doubt, holder, production_type, terms, data) \
-        WHERE card.id = new.id AND card.version = new.old";
+        JOIN @card AS was ON was.id = new.id AND was.version = new.old \
+        WHERE card.id = new.id AND card.version = new.old \
+        RETURNING card.id, CASE WHEN was.terms <> new.terms THEN was.terms END";
     DELETE_TERMS: "DELETE FROM @card_term AS term USING unnest($1::text[], $2::uuid[]) AS old (name, card) \
         WHERE term.name = old.name AND term.card = old.card";
     INSERT_TERMS: "INSERT INTO @card_term (card, name, folded) SELECT card, name, folded \
@@ -120,13 +121,11 @@ statements! {
 
     RELEASE: "DELETE FROM @reservation AS held USING unnest($1::text[], $2::text[]) AS given (key, owner) \
         WHERE held.key = given.key AND held.owner = given.owner";
-    TAKE: "INSERT INTO @reservation (key, owner) SELECT key, owner FROM unnest($1::text[], $2::text[]) AS taken (key, owner) \
-        ON CONFLICT DO NOTHING";
+    TAKE: "INSERT INTO @reservation (key, owner) SELECT key, owner FROM unnest($1::text[], $2::text[]) AS taken (key, owner)";
 
     INSERT_HISTORY: "INSERT INTO @history (transaction, position, object, sequence, data) \
         SELECT (SELECT pg_current_xact_id()::text::bigint + @ahead()), position, object, sequence, data \
-        FROM unnest($1::bytea[], $2::bigint[], $3::text[]) WITH ORDINALITY AS new (object, sequence, data, position) \
-        ON CONFLICT (object, sequence) DO NOTHING";
+        FROM unnest($1::bytea[], $2::bigint[], $3::text[]) WITH ORDINALITY AS new (object, sequence, data, position)";
     // Which of these entries is there already, by its place among them.
     BROKEN_CHAIN: "SELECT new.position FROM unnest($1::bytea[], $2::bigint[]) WITH ORDINALITY AS new (object, sequence, position) \
         JOIN @history AS old USING (object, sequence) ORDER BY 1 LIMIT 1";
