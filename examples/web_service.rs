@@ -1,5 +1,5 @@
 //! A web service around an engine: open a run and answer it with progress as server-sent events, list, approve, abort, settle doubts.
-//! The engine's refusals and errors are `application/problem+json`. A run that one instance on a store has opened, another finishes.
+//! The engine's refusals and errors are `application/problem+json` (axum's, of broken JSON, are plain text). A run that one instance on a store has opened, another finishes.
 //!
 //! ```text
 //! cargo run --release --example web_service -- office.db 8080          (or a postgres:// address)
@@ -7,13 +7,13 @@
 //! curl -s localhost:8080/runs/CardsAddonExtProdBoProcOrderMultiple -H 'x-user: olga' -X POST >run.json
 //! jq '[., {selection: {ids: [{user: "p1"}, {user: "p500"}, {user: "nobody"}]}}]' run.json |
 //!     curl -sN localhost:8080/work -H 'x-user: olga' --json @-
-//! curl -s 'localhost:8080/cards?state=requested' -H 'x-user: olga'      (with the ids of cards and requests)
+//! curl -s 'localhost:8080/cards?state=requested' -H 'x-user: olga'      (ids; approve p500's, abort p1's)
 //! curl -s localhost:8080/do/CardsProcApproval -H 'x-user: anton' \
 //!     --json '{"selection": {"ids": [{"request": "…"}]}, "values": {"decision": "approve"}}'
 //! curl -s localhost:8080/do/CardsAddonExtProdProcAbort -H 'x-user: olga' --json '{"selection": {"ids": [{"card": "…"}]}}'
-//! curl -s localhost:8080/doubts -H 'x-user: petra'                     (the answer for p500 is lost)
+//! curl -s localhost:8080/doubts -H 'x-user: petra'                     (seconds later: p500's, lost)
 //! curl -s localhost:8080/do/CardsProcResolveDoubt -H 'x-user: petra' --json '{"selection": {"ids": [{"job": "…"}]},
-//!     "values": {"doubt": "…/1", "resolution": "give up", "reason": "they have lost it"}}'
+//!     "values": {"doubt": "<id>/<doubts>", "resolution": "give up", "reason": "they have lost it"}}'
 //! curl -s localhost:8080/health
 //! ```
 

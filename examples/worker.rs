@@ -3,9 +3,11 @@
 //! ```text
 //! cargo run --release --example worker -- office.db --order 200
 //! cargo run --release --example worker -- office.db                 (beside it, in another terminal)
+//! cargo run --release --example worker -- postgres://user:password@localhost/office      (in its schema `cards`)
 //! ```
 //!
-//! The store is the path of an SQLite file or a `postgres://` address. `--order N` orders cards for N people first, `--once` does what
+//! The store is the path of an SQLite file or a `postgres://` address. What it counts are jobs: an order, a reading of its status and a
+//! message are one each. `--order N` orders cards for N people first, `--once` does what
 //! is due and ends. Ctrl-C lets it finish what it has begun.
 
 #[path = "shared/mod.rs"]
@@ -57,7 +59,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
         return Ok(());
     }
     let figures = tokio::spawn(tell(worker.watch()));
-    println!("working on {address}; Ctrl-C to stop");
+    // The address may hold a password.
+    println!("working on {}; Ctrl-C to stop", address.rsplit('@').next().unwrap_or_default());
     let stopped = worker.run(async { drop(tokio::signal::ctrl_c().await) }).await;
     figures.abort();
     println!("stopped: {stopped:?}");
@@ -75,7 +78,7 @@ async fn tell(watch: Watch) {
                     println!("to {}: {} due{since}, {} in doubt", open.kind, open.due, open.in_doubt);
                 }
                 for (process, did) in health.processes.iter().filter(|(_, did)| did.last_minute > 0) {
-                    println!("{process}: {} in the last minute, {} done", did.last_minute, did.done);
+                    println!("{process}: {} jobs in the last minute, {} done", did.last_minute, did.done);
                 }
             }
             Err(error) => println!("no figures: {error}"),

@@ -154,7 +154,8 @@ pub struct Health {
     pub processes: BTreeMap<SymbolicName, Figures>,
 }
 
-/// What a worker did with one process since it was made.
+/// What a worker did with one process since it was made. Its items are jobs, and the messages that go with an order are jobs of the
+/// process that sends the order; those of a sweep are what it looks through.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Figures {

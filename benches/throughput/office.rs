@@ -27,7 +27,7 @@ pub(crate) type Fallible<T = ()> = Result<T, Box<dyn Error>>;
 /// A process and what it is called in the table.
 pub(crate) type Stage = (&'static str, &'static str);
 
-/// Waits on this thread, where PostgreSQL's connections are looked after as well.
+/// Waits on this thread.
 pub(crate) fn wait<T>(future: impl Future<Output = T>) -> T {
     runtime().block_on(future)
 }
@@ -35,7 +35,7 @@ pub(crate) fn wait<T>(future: impl Future<Output = T>) -> T {
 /// Where connections wait. What opens a pool must [`enter`](Runtime::enter) it.
 pub(crate) fn runtime() -> &'static Runtime {
     static RUNTIME: LazyLock<Runtime> =
-        LazyLock::new(|| Builder::new_current_thread().enable_all().build().expect("a runtime"));
+        LazyLock::new(|| Builder::new_multi_thread().enable_all().build().expect("a runtime"));
     &RUNTIME
 }
 

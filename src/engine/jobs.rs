@@ -212,7 +212,7 @@ impl Engine {
         performed
     }
 
-    /// Performs jobs. The cards are those that were stored just now: a link need not load them.
+    /// Performs jobs. The cards are as the links before stored them, and need not be loaded.
     async fn perform_these(&self, jobs: Vec<Job>, mut cards: BTreeMap<CardId, Card>, by: By<'_>) -> Performed {
         let mut kinds: BTreeMap<JobKind, Vec<Job>> = BTreeMap::new();
         for job in jobs {
@@ -1138,7 +1138,7 @@ fn is_about(conflict: &Conflict, job: &Job) -> bool {
 pub(super) struct About {
     cards: BTreeMap<CardId, Card>,
     /// Of a card that is in it, at least those that the answers change.
-    pub(super) certificates: BTreeMap<CardId, Vec<Certificate>>,
+    certificates: BTreeMap<CardId, Vec<Certificate>>,
     /// Who holds which of the keys that the answers bring.
     held: BTreeMap<String, String>,
     /// The cards that came late and are being put aside already.
@@ -1152,6 +1152,11 @@ impl About {
 
     pub(super) fn card(&self, id: CardId) -> Option<&Card> {
         self.cards.get(&id)
+    }
+
+    /// Adds certificates of a card: at least those that the answers change.
+    pub(super) fn add(&mut self, card: CardId, certificates: impl IntoIterator<Item = Certificate>) {
+        self.certificates.entry(card).or_default().extend(certificates);
     }
 
     /// The certificate that a job names.

@@ -232,7 +232,7 @@ impl Engine {
         });
         answers.extend(join_all(calls).await);
         for certificate in certificates.into_values() {
-            about.certificates.entry(certificate.card).or_default().push(certificate);
+            about.add(certificate.card, [certificate]);
         }
         self.store_all(answers, about, by, done).await
     }
@@ -286,7 +286,7 @@ impl Engine {
         let mut certificates = self.to_write(&at_hand).await?;
         for (_, card) in &at_hand {
             let own = certificates.get(&card.id).into_iter().flatten().map(|(certificate, _)| certificate.clone());
-            about.certificates.insert(card.id, own.collect());
+            about.add(card.id, own);
         }
         let parts = at_hand.into_iter().map(|(job, card)| {
             let own = certificates.remove(&card.id).unwrap_or_default();

@@ -354,7 +354,7 @@ impl Backlog {
                 _ => {}
             }
         }
-        counts.into_values().collect()
+        counts.into_values().filter(|count| *count != Self::none(count.kind)).collect()
     }
 }
 

@@ -297,6 +297,59 @@ fn a_statement_that_takes_too_long_has_stored_nothing() {
 }
 
 #[test]
+fn a_twin_that_comes_in_between_is_a_conflict() -> Tested {
+    let database = Database::new();
+    let store = database.store();
+    let twin = cards(&["Meier"]);
+    wait(store.commit(&twin))?;
+    let (mut other, mut beside_it, mut watch) =
+        wait(async { (beside(&database).await, beside(&database).await, beside(&database).await) });
+    wait(beside_it.execute(
+        "CREATE TABLE aside AS SELECT * FROM card; CREATE TABLE entries AS SELECT * FROM history; \
+         DELETE FROM card; DELETE FROM card_term; DELETE FROM history",
+    ))?;
+    wait(other.execute("BEGIN; INSERT INTO reservation VALUES ('a', 'other')"))?;
+    let mut changes = twin.clone();
+    changes.append(take("a"));
+    let commit = store.commit(&changes);
+    let act = async {
+        waiting(&database, &mut watch).await;
+        // What comes second looks into the history only when the key is free again and its card is there.
+        beside_it.execute("BEGIN; LOCK TABLE history IN ACCESS EXCLUSIVE MODE").await?;
+        other.execute("COMMIT").await?;
+        waiting(&database, &mut watch).await;
+        other.execute("DELETE FROM reservation").await?;
+        beside_it
+            .execute("INSERT INTO card SELECT * FROM aside; INSERT INTO history SELECT * FROM entries; COMMIT")
+            .await
+    };
+    let (done, acted) = wait(futures::future::join(commit, act));
+    acted?;
+    let Err(CommitError::Conflicts(conflicts)) = done else { panic!("its twin is there: {done:?}") };
+    let object = StoredId::Object(ObjectId::Card(twin.cards[0].id));
+    assert_eq!(conflicts, [Conflict::Version { object, expected: 0, found: 1 }]);
+    Ok(())
+}
+
+#[test]
+fn a_read_leaves_nothing_open_on_a_runtime_that_stands_still() -> Tested {
+    let database = Database::new();
+    let still = Builder::new_current_thread().enable_all().build()?;
+    let store = still.block_on(async {
+        let pool = pool_of(1).connect_lazy_with(database.options.clone());
+        PostgresRepository::new(pool, database.schema.clone())
+    });
+    still.block_on(store.cards(&[]))?;
+    still.block_on(store.card_page(&CardQuery::default(), None, 1))?;
+    let query = "SELECT state FROM pg_stat_activity WHERE application_name = $1";
+    let states: Vec<String> =
+        wait(sqlx::query_scalar(query).bind(database.schema.as_str()).fetch_all(&database.pool()))?;
+    assert!(states.contains(&"idle".to_owned()), "it is connected: {states:?}");
+    assert!(!states.iter().any(|state| state.contains("transaction")), "{states:?}");
+    Ok(())
+}
+
+#[test]
 fn an_exhausted_pool_is_unavailable() -> Tested {
     let database = Database::new();
     let pool = wait(async { pool_of(1).acquire_timeout(Duration::from_millis(200)).connect_lazy_with(server()) });

@@ -55,7 +55,7 @@ impl PostgresRepository {
     }
 
     /// Whether nothing stands against it. Stops at the first table where something does. Rows are changed in one order for all, table
-    /// by table, by key: the planner's only way is along what is given.
+    /// by table, by key: the planner goes through what is given, which is in that order, or along the key itself.
     async fn store(&self, session: &mut Session, rows: &Rows) -> Result<bool, Problem> {
         let (new, changed) = halves(&rows.cards, |row| row.version);
         let Some(renamed) = self.update_cards(session, rows, &changed).await? else { return Ok(false) };
@@ -185,8 +185,10 @@ impl PostgresRepository {
     }
 
     async fn conflicts_in(&self, session: &mut Session, rows: &Rows) -> Result<Vec<Conflict>, Problem> {
+        // In this order: who has stored an entry that is seen has stored its object too.
+        let otherwise = self.broken_chain(session, rows).await?;
         let conflicts = conflicts(rows, self.lock(session, rows).await?);
-        if conflicts.is_empty() { Err(self.broken_chain(session, rows).await?) } else { Ok(conflicts) }
+        if conflicts.is_empty() { Err(otherwise) } else { Ok(conflicts) }
     }
 
     /// What stands against it if no conflict does: an entry that the history has already, or nothing any more.

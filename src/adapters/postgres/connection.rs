@@ -3,7 +3,7 @@
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnection, PgPool, Postgres};
 use sqlx::{AssertSqlSafe, Row as _, SqlSafeStr as _, SqlStr};
-use tokio::runtime::Handle;
+use tokio::runtime::{Handle, RuntimeFlavor};
 
 use super::PostgresRepository;
 use super::problem::{Problem, is_answer};
@@ -73,9 +73,15 @@ impl Session {
         self.idle = self.run("ROLLBACK".into_sql_str()).await.is_ok();
     }
 
-    /// Ends what only read. Nothing could be lost, so nobody waits for it.
-    pub(super) fn leave(self) {
-        drop(self.runtime.clone().spawn(self.commit()));
+    /// Ends what only read. Nothing could be lost, so nobody waits for it, if the runtime has threads of its own: else it would stay
+    /// open for as long as the host does something else.
+    pub(super) async fn leave(self) {
+        let runtime = self.runtime.clone();
+        let end = async { drop(self.commit().await) };
+        match runtime.runtime_flavor() {
+            RuntimeFlavor::MultiThread => drop(runtime.spawn(end)),
+            _ => end.await,
+        }
     }
 
     async fn run(&mut self, text: SqlStr) -> Result<(), Problem> {

@@ -43,8 +43,8 @@ use problem::Problem;
 /// Nothing is created silently: call [`migrate`](Self::migrate) where the host is installed or starts.
 ///
 /// Leases run by the clock of the database, whatever the clocks of the instances say. A commit is one transaction with a constant
-/// number of statements, however much it stores; it takes locks in one order, so that overlapping commits wait for one another instead of
-/// deadlocking. What PostgreSQL nevertheless undoes (deadlock, serialization failure) is tried again a few times.
+/// number of statements, however much it stores; it takes locks in one order, so that overlapping commits wait for one another. What
+/// PostgreSQL nevertheless undoes (deadlock, serialization failure) is tried again a few times.
 ///
 /// The feed of changes shows what is older than every transaction that still runs in the whole server: one that stays open for hours
 /// holds it up that long. After the database was restored into another server, [`migrate`](Self::migrate) must be called once.
@@ -66,8 +66,12 @@ use problem::Problem;
 /// # let url = url.as_str();
 /// // Connected when it is first used: what is wrong with it is then told in the store's words.
 /// let pool = PgPoolOptions::new().max_connections(8).connect_lazy(url)?;
+/// # let beside = pool.clone();
 /// let store = PostgresRepository::new(pool, SchemaName::new("cards")?);
+/// # let schema = format!("example_{}", uuid::Uuid::new_v4().simple());
+/// # let store = PostgresRepository::new(beside.clone(), SchemaName::new(&schema)?);
 /// store.migrate().await?;
+/// # sqlx::query(sqlx::AssertSqlSafe(format!("DROP SCHEMA {schema} CASCADE"))).execute(&beside).await?;
 /// # Ok(())
 /// # }
 /// ```

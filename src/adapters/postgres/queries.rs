@@ -71,7 +71,7 @@ impl PostgresRepository {
     ) -> Result<Vec<T>, Problem> {
         let mut session = self.begin().await?;
         let found = find(&mut session, query, decode).await;
-        session.leave();
+        session.leave().await;
         found
     }
 
@@ -102,7 +102,7 @@ impl PostgresRepository {
     ) -> Result<Vec<Card>, Problem> {
         let mut session = self.begin().await?;
         let found = self.find_cards_in(&mut session, query, after, at_most).await;
-        session.leave();
+        session.leave().await;
         found
     }
 

@@ -205,7 +205,8 @@ pub enum PlaceScript {
 
 // ---- the bureau --------------------------------------------------------------------------------------------------
 
-/// A bureau that exists in memory and on the time of the clock it is given. Clones share one bureau.
+/// A bureau that exists in memory and on the time of the clock it is given. Clones share one bureau. With a store that outlives the
+/// process, tell it of the orders from before ([`remember`](Self::remember)), or it does not know them.
 ///
 /// By default it is [as poor as published GO Cards](BureauBehaviour::poor). An order's fate depends on the seed, its
 /// reference, and how often that reference was tried before; not on what other orders came. All orders of one call are
