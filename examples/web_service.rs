@@ -1,20 +1,17 @@
 //! A web service around an engine: open a run and answer it with progress as server-sent events, list, approve, abort, settle doubts.
-//! The engine's refusals and errors are `application/problem+json` (axum's, of broken JSON, are plain text). A run that one instance on a store has opened, another finishes.
+//! Refusals and errors are `application/problem+json`. A run that one instance on a store has opened, another finishes.
 //!
 //! ```text
 //! cargo run --release --example web_service -- office.db 8080          (or a postgres:// address)
 //!
 //! curl -s localhost:8080/runs/CardsAddonExtProdBoProcOrderMultiple -H 'x-user: olga' -X POST >run.json
-//! jq '[., {selection: {ids: [{user: "p1"}, {user: "p500"}, {user: "nobody"}]}}]' run.json |
-//!     curl -sN localhost:8080/work -H 'x-user: olga' --json @-
+//! jq '[., {selection: {ids: [{user: "p1"}, {user: "p500"}, {user: "nobody"}]}}]' run.json | curl -sN localhost:8080/work -H 'x-user: olga' --json @-
 //! curl -s 'localhost:8080/cards?state=requested' -H 'x-user: olga'      (ids; approve p500's, abort p1's)
-//! curl -s localhost:8080/do/CardsProcApproval -H 'x-user: anton' \
-//!     --json '{"selection": {"ids": [{"request": "…"}]}, "values": {"decision": "approve"}}'
+//! curl -s localhost:8080/do/CardsProcApproval -H 'x-user: anton' --json '{"selection": {"ids": [{"request": "…"}]}, "values": {"decision": "approve"}}'
 //! curl -s localhost:8080/do/CardsAddonExtProdProcAbort -H 'x-user: olga' --json '{"selection": {"ids": [{"card": "…"}]}}'
-//! curl -s localhost:8080/doubts -H 'x-user: petra'                     (seconds later: p500's, lost)
+//! curl -s localhost:8080/health; curl -s localhost:8080/doubts -H 'x-user: petra'       (seconds later: p500's, lost)
 //! curl -s localhost:8080/do/CardsProcResolveDoubt -H 'x-user: petra' --json '{"selection": {"ids": [{"job": "…"}]},
 //!     "values": {"doubt": "<id>/<doubts>", "resolution": "give up", "reason": "they have lost it"}}'
-//! curl -s localhost:8080/health
 //! ```
 
 #[path = "shared/mod.rs"]
@@ -27,7 +24,7 @@ use axum::http::{StatusCode, header, request::Parts};
 use axum::response::sse::{Event, Sse};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use axum::{Json, Router};
+use axum::{Json, Router, middleware::map_response};
 use cardwright::host::CardQuery;
 use cardwright::process::{Answer, ItemId, Outcome, Refusal, RefusalCode};
 use cardwright::worker::{Health, Watch, Worker};
@@ -56,6 +53,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .route("/cards", get(cards))
         .route("/doubts", get(doubts))
         .route("/health", get(health))
+        .layer(map_response(told))
         .with_state(App { engine, watch: worker.watch() });
     let listener = tokio::net::TcpListener::bind(("127.0.0.1", port)).await?;
     println!("listening on http://{}", listener.local_addr()?);
@@ -67,12 +65,12 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 }
 
 /// Who calls. A service looks at a session or a token here; this one believes a header.
-struct Caller(Actor);
+struct Caller(Arc<Engine>, Actor);
 
-impl<S: Sync> FromRequestParts<S> for Caller {
+impl FromRequestParts<App> for Caller {
     type Rejection = Problem;
 
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
         let login = parts.headers.get("x-user").and_then(|login| login.to_str().ok()).unwrap_or_default();
         let role = match login {
             "olga" => Role::Operator,
@@ -80,39 +78,33 @@ impl<S: Sync> FromRequestParts<S> for Caller {
             "petra" => Role::CardProductionAdministrator,
             _ => return Err(Problem::new(StatusCode::UNAUTHORIZED, "who", "x-user must be olga, anton or petra")),
         };
-        shared::actor(login, role).map(Self).map_err(|error| Problem::new(StatusCode::UNAUTHORIZED, "who", error))
+        let actor = shared::actor(login, role).map_err(|error| Problem::new(StatusCode::UNAUTHORIZED, "who", error))?;
+        Ok(Self(Arc::clone(&app.engine), actor))
     }
 }
 
-async fn open(
-    State(app): State<App>,
-    Path(process): Path<String>,
-    Caller(actor): Caller,
-) -> Result<Json<Run>, Problem> {
-    Ok(Json(app.engine.open(&process, &actor).await?))
+async fn open(Caller(engine, actor): Caller, Path(process): Path<String>) -> Result<Json<Run>, Problem> {
+    Ok(Json(engine.open(&process, &actor).await?))
 }
 
 /// The work of a run, chunk by chunk. Whoever goes away stops it there; the same run and answer, sent again, finish the rest.
 async fn work(
-    State(app): State<App>,
-    Caller(actor): Caller,
+    Caller(engine, actor): Caller,
     Json((run, answer)): Json<(Run, Answer)>,
 ) -> Result<Sse<impl Stream<Item = Result<Event, axum::Error>>>, Problem> {
     // The run is sealed: what comes back is what was handed out, and it must come back from whom it was handed out to.
     if run.actor != actor {
         return Err(Problem::new(StatusCode::FORBIDDEN, "not permitted", "somebody else has opened this run"));
     }
-    app.engine.next(&run, answer.clone()).await?; // A wrong answer is refused before there is a stream.
+    engine.next(&run, answer.clone()).await?; // A wrong answer is refused before there is a stream.
     let (events, receiver) = mpsc::channel(4);
     tokio::spawn(async move {
         let event = |name, data: Value| Event::default().event(name).json_data(data);
-        let Ok(mut execution) = app.engine.next(&run, answer).await else { return };
+        let Ok(mut execution) = engine.next(&run, answer).await else { return };
         while let Ok(Some(outcomes)) = execution.next_chunk().await {
             let progress = execution.progress();
             let data = json!({"outcomes": outcomes, "done": progress.items, "of": progress.total});
-            if events.send(event("chunk", data)).await.is_err() {
-                return;
-            }
+            let Ok(()) = events.send(event("chunk", data)).await else { return };
         }
         drop(events.send(event("report", json!(execution.report()))).await);
     });
@@ -122,13 +114,12 @@ async fn work(
 
 /// Opens, answers and finishes at once. One item that is refused is a problem; of several, each has its outcome.
 async fn do_at_once(
-    State(app): State<App>,
+    Caller(engine, actor): Caller,
     Path(process): Path<String>,
-    Caller(actor): Caller,
     Json(answer): Json<Answer>,
 ) -> Result<Json<Vec<(ItemId, Outcome)>>, Problem> {
-    let run = app.engine.open(&process, &actor).await?;
-    let mut execution = app.engine.next(&run, answer).await?;
+    let run = engine.open(&process, &actor).await?;
+    let mut execution = engine.next(&run, answer).await?;
     let mut all = Vec::new();
     while let Some(outcomes) = execution.next_chunk().await? {
         all.extend(outcomes);
@@ -142,13 +133,13 @@ struct Page {
     after: Option<CardId>,
 }
 
-async fn cards(_: Caller, State(app): State<App>, Query(page): Query<Page>) -> Result<Json<Vec<Card>>, Problem> {
+async fn cards(Caller(engine, _): Caller, Query(page): Query<Page>) -> Result<Json<Vec<Card>>, Problem> {
     let query = CardQuery { states: vec![page.state], ..CardQuery::default() };
-    Ok(Json(app.engine.card_page(&query, page.after, 50).await?))
+    Ok(Json(engine.card_page(&query, page.after, 50).await?))
 }
 
-async fn doubts(_: Caller, State(app): State<App>) -> Result<Json<Vec<Job>>, Problem> {
-    Ok(Json(app.engine.doubts(None, 50).await?))
+async fn doubts(Caller(engine, _): Caller) -> Result<Json<Vec<Job>>, Problem> {
+    Ok(Json(engine.doubts(None, 50).await?))
 }
 
 async fn health(State(app): State<App>) -> Result<Json<Health>, Problem> {
@@ -190,6 +181,16 @@ impl From<Refusal> for Problem {
         };
         Self::new(status, &refusal.code.to_string(), refusal.reason)
     }
+}
+
+/// What axum refuses by itself, such as broken JSON, told as a problem too.
+async fn told(response: Response) -> Response {
+    let (status, kind) = (response.status(), response.headers().get(header::CONTENT_TYPE));
+    if !status.is_client_error() || kind.is_some_and(|kind| kind == "application/problem+json") {
+        return response;
+    }
+    let words = axum::body::to_bytes(response.into_body(), 10_000).await.unwrap_or_default();
+    Problem::new(status, "not understood", format!("{status} {}", String::from_utf8_lossy(&words))).into_response()
 }
 
 impl IntoResponse for Problem {

@@ -27,6 +27,21 @@ pub enum ObjectId {
     Record(String),
 }
 
+impl ObjectId {
+    /// The object that is shown like this.
+    pub(crate) fn of_text(text: &str) -> Option<Self> {
+        let (kind, id) = text.split_once(' ')?;
+        match kind {
+            "card" => id.parse().ok().map(Self::Card),
+            "certificate" => id.parse().ok().map(Self::Certificate),
+            "request" => id.parse().ok().map(Self::Request),
+            "run" => id.parse().ok().map(Self::Run),
+            "record" => Some(Self::Record(id.to_owned())),
+            _ => None,
+        }
+    }
+}
+
 impl fmt::Display for ObjectId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -416,4 +431,29 @@ pub fn verify_chain(
         });
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use crate::history::ObjectId;
+    use crate::id::{CardId, CertificateId, RequestId, RunId};
+
+    #[test]
+    fn an_object_is_known_by_how_it_is_shown() {
+        let id = Uuid::from_u128(7);
+        for object in [
+            ObjectId::Card(CardId::new(id)),
+            ObjectId::Certificate(CertificateId::new(id)),
+            ObjectId::Request(RequestId::new(id)),
+            ObjectId::Run(RunId::new(id)),
+            ObjectId::Record("options in force".to_owned()),
+        ] {
+            assert_eq!(ObjectId::of_text(&object.to_string()), Some(object));
+        }
+        for text in ["", "card", "card 7", "job 00000000-0000-0000-0000-000000000007"] {
+            assert_eq!(ObjectId::of_text(text), None, "{text}");
+        }
+    }
 }

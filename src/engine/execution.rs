@@ -344,10 +344,12 @@ impl Execution<'_> {
         let mut cards = BTreeMap::new();
         for (place, key) in places.iter().zip(&keys) {
             match held.get(key) {
-                Some(object) => {
-                    chunk.outcomes[*place] = Some(Outcome::DoneEarlier { object: object.clone() });
-                    let card = object.strip_prefix("card ").and_then(|id| id.parse::<CardId>().ok());
-                    cards.extend(card.map(|card| (card, *place)));
+                Some(owner) => {
+                    let object = ObjectId::of_text(owner);
+                    if let Some(ObjectId::Card(card)) = object {
+                        cards.insert(card, *place);
+                    }
+                    chunk.outcomes[*place] = Some(Outcome::DoneEarlier { object });
                 }
                 None => left.push(*place),
             }

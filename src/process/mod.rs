@@ -340,8 +340,8 @@ pub enum Outcome {
     },
     /// An earlier start of the same run has done it.
     DoneEarlier {
-        /// The object that was made or changed, as text.
-        object: String,
+        /// The object that was made or changed; none if it was a job.
+        object: Option<ObjectId>,
     },
     /// Tried, and whether it was done is unknown: a person must settle it.
     InDoubt {

@@ -517,10 +517,11 @@ fn done_is_stored(evidence: &Evidence) -> Result<(), String> {
                     evidence.objects().any(|stored| stored == *object) && entries.iter().any(says)
                 }
                 (Outcome::Done { object: None, .. }, ItemId::Job(job)) => evidence.job(*job).is_some(),
-                (Outcome::DoneEarlier { object }, _) => {
-                    let jobs = evidence.jobs.iter().map(|job| ItemId::Job(job.id).to_string());
-                    evidence.objects().map(|object| object.to_string()).chain(jobs).any(|stored| stored == *object)
+                (Outcome::DoneEarlier { object: Some(object) }, _) => {
+                    evidence.objects().any(|stored| stored == *object)
                 }
+                (Outcome::DoneEarlier { object: None }, ItemId::Job(job)) => evidence.job(*job).is_some(),
+                (Outcome::DoneEarlier { object: None }, _) => false,
                 _ => true,
             };
             wrong(!stored, || format!("run {} reports {outcome:?} of {item}, which is not stored", report.run))?;
@@ -661,7 +662,7 @@ fn repeated_run_adds_nothing(evidence: &Evidence) -> Result<(), String> {
         for (item, outcome) in outcomes {
             let object = match outcome {
                 Outcome::Done { object: Some(object), .. } => object.to_string(),
-                Outcome::DoneEarlier { object } => object.clone(),
+                Outcome::DoneEarlier { object: Some(object) } => object.to_string(),
                 Outcome::InDoubt { card: Some(card), .. } => ObjectId::Card(*card).to_string(),
                 _ => continue,
             };
@@ -1122,12 +1123,12 @@ const FORGERIES: &[Forgery] = &[
     ("repeated_run_adds_nothing", "a run that was repeated made another card", |e| {
         let object = e.cards[0].id;
         let last = e.runs.iter_mut().rfind(|ran| ran.report.done_earlier > 0).expect("one was repeated");
-        last.outcomes[0].1 = Outcome::DoneEarlier { object: format!("card {object}") };
+        last.outcomes[0].1 = Outcome::DoneEarlier { object: Some(ObjectId::Card(object)) };
     }),
     ("repeated_run_adds_nothing", "a run that was cut off had made another card", |e| {
         let object = e.cards[0].id;
         let mut last = e.runs.iter().rfind(|ran| ran.report.done_earlier > 0).expect("one was repeated").clone();
-        last.outcomes[0].1 = Outcome::DoneEarlier { object: format!("card {object}") };
+        last.outcomes[0].1 = Outcome::DoneEarlier { object: Some(ObjectId::Card(object)) };
         e.cut_off.push(last);
     }),
     ("repeated_run_adds_nothing", "a run made more cards than it has items", |e| e.runs[0].outcomes.clear()),

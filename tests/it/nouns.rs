@@ -931,7 +931,7 @@ fn forms_answers_runs_and_reports_come_back_as_they_were_stored() {
     for outcome in [
         Outcome::card(&scene.full_card()),
         Outcome::Unchanged { state: "ordered".into() },
-        Outcome::DoneEarlier { object: "card 1".to_owned() },
+        Outcome::DoneEarlier { object: Some(ObjectId::Card(CardId::new(Uuid::from_u128(1)))) },
         Outcome::InDoubt {
             job: JobId::new(Uuid::from_u128(1)),
             card: Some(CardId::new(Uuid::from_u128(1))),

@@ -185,6 +185,16 @@ fn a_web_service_tells_problems_by_their_status() {
     ] {
         assert_eq!(service.problem(method, path, user, &body), status, "{method} {path} as {user}");
     }
+    // What the framework refuses is told as a problem too.
+    for (status, method, path, body) in [
+        (422, "POST", "/work", json!([1, 2])),
+        (422, "POST", "/do/CardsProcApproval", json!({"selection": {"ids": [{"request": "no id"}]}})),
+        (400, "GET", "/cards?state=unheard_of", Value::Null),
+        (404, "GET", "/nowhere", Value::Null),
+        (405, "GET", "/work", Value::Null),
+    ] {
+        assert_eq!(service.problem(method, path, "olga", &body), status, "{method} {path}");
+    }
     // Of one user's two orders one is refused.
     service.json("POST", "/do/CardsAddonExtProdBoProcOrderMultiple", "olga", &one);
     let again = service.problem("POST", "/do/CardsAddonExtProdBoProcOrderMultiple", "olga", &one);
