@@ -92,7 +92,7 @@ async fn work(
     Caller(engine, actor): Caller,
     Json((run, answer)): Json<(Run, Answer)>,
 ) -> Result<Sse<impl Stream<Item = Result<Event, axum::Error>>>, Problem> {
-    // The run is sealed: what comes back is what was handed out, and it must come back from whom it was handed out to.
+    // The run is sealed, but for the words of the form: it comes back as it was handed out, and must come back from whom that was.
     if run.actor != actor {
         return Err(Problem::new(StatusCode::FORBIDDEN, "not permitted", "somebody else has opened this run"));
     }

@@ -74,6 +74,16 @@ pub(super) struct JobRow {
     pub(super) card: Option<Uuid>,
     pub(super) run: Option<Uuid>,
     pub(super) claim: Option<(Span, i64)>,
+    #[cfg_attr(
+        not(feature = "postgres"),
+        expect(dead_code, reason = "only the store in PostgreSQL has a column for it")
+    )]
+    pub(super) attempts: u32,
+    #[cfg_attr(
+        not(feature = "postgres"),
+        expect(dead_code, reason = "only the store in PostgreSQL has a column for it")
+    )]
+    pub(super) attempt: Option<Span>,
     pub(super) data: Span,
 }
 
@@ -131,8 +141,8 @@ impl Buffer {
 }
 
 impl Rows {
-    /// The rows of a change set.
-    pub(super) fn of(changes: &ChangeSet) -> Result<Self, Unwritable> {
+    /// The rows of a change set; of each search term no more than so many bytes.
+    pub(super) fn of(changes: &ChangeSet, term_bytes: usize) -> Result<Self, Unwritable> {
         let guess = 800 * changes.cards.len()
             + 2_500 * changes.certificates.len()
             + 500 * (changes.jobs.len() + changes.history.len())
@@ -145,6 +155,9 @@ impl Rows {
             let id = card.id.uuid();
             found.clear();
             found.extend(card.search_terms());
+            for (_, folded) in &mut found {
+                folded.truncate(folded.floor_char_boundary(term_bytes));
+            }
             for (name, folded) in &found {
                 let (name, folded) = (buffer.text(name), buffer.text(folded));
                 terms.push(TermRow { name, folded, card: id, new: card.version == 0 });
@@ -193,6 +206,8 @@ impl Rows {
                 card: job.card.map(|card| card.uuid()),
                 run: job.run.map(|run| run.uuid()),
                 claim: job.claim.as_ref().map(|claim| (buffer.text(&claim.worker), claim.until.timestamp_micros())),
+                attempts: job.attempts,
+                attempt: job.attempt.as_ref().map(|attempt| buffer.json("an attempt", attempt)).transpose()?,
                 data: buffer.json("a job", job)?,
             });
         }

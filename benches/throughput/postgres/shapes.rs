@@ -36,11 +36,11 @@ shapes! {
     NEW_CERTIFICATES: Insert "certificate" by "id" (id uuid, version bigint, card uuid, state smallint, data text);
     CHANGED_CERTIFICATES: Update "certificate" by "id" (id uuid, version bigint, card uuid, state smallint, data text);
     NEW_JOBS: Insert "job" by "id" (id uuid, version bigint, kind smallint, state smallint, due timestamptz, run uuid,
-        claim_worker text, claim_until timestamptz, data text);
+        claim_worker text, claim_until timestamptz, attempts bigint, attempt text, data text);
     CHANGED_JOBS: Update "job" by "id" (id uuid, version bigint, kind smallint, state smallint, due timestamptz, run uuid,
-        claim_worker text, claim_until timestamptz, data text);
+        claim_worker text, claim_until timestamptz, attempts bigint, attempt text, data text);
     CLAIMED: Update "job" by "id" (id uuid, version bigint, claim_worker text, claim_until timestamptz);
-    ATTEMPTED: Update "job" by "id" (id uuid, version bigint, claim_until timestamptz, data text);
+    ATTEMPTED: Update "job" by "id" (id uuid, version bigint, claim_until timestamptz, attempts bigint, attempt text);
     RECORDS: Put "record" by "key" (key text, version bigint, data text);
     GIVEN_BACK: Delete "reservation" by "key" (key text);
     TAKEN: Insert "reservation" by "key" (key text, owner text);

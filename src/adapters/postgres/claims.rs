@@ -1,14 +1,11 @@
 //! The claims of jobs, each in a transaction of its own. All times are the database's.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
-use sqlx::postgres::PgRow;
 use uuid::Uuid;
 
 use super::PostgresRepository;
-use super::connection::Session;
-use super::decode::{self, claim, column, unsigned};
+use super::decode;
 use super::problem::Problem;
 use super::statements as sql;
 use crate::adapters::codes::{codes, integer, limit};
@@ -26,27 +23,28 @@ fn micros(lease: Duration) -> i64 {
 
 impl PostgresRepository {
     pub(super) async fn try_claim(&self, wanted: &ClaimRequest) -> Result<Vec<Job>, Problem> {
-        let kinds = codes(&wanted.kinds, &JobKind::ALL);
-        let run = wanted.run.map(|run| run.uuid());
-        let text = match () {
-            () if !wanted.ids.is_empty() => sql::CLAIM_OF_IDS,
-            () if run.is_some() => sql::CLAIM_OF_RUN,
-            () => sql::CLAIM_OF_KINDS,
-        };
-        let mut query = sqlx::query(self.sql(text))
+        let ids = (!wanted.ids.is_empty()).then(|| wanted.ids.iter().map(|id| id.uuid()).collect::<Vec<_>>());
+        let query = sqlx::query(self.function("claim", 7))
             .bind(micros(wanted.lease))
             .bind(&wanted.worker)
             .bind(wanted.early)
             .bind(limit(wanted.limit))
-            .bind(kinds);
-        if !wanted.ids.is_empty() {
-            query = query.bind(wanted.ids.iter().map(|id| id.uuid()).collect::<Vec<_>>()).bind(run);
-        } else if run.is_some() {
-            query = query.bind(run);
+            .bind(codes(&wanted.kinds, &JobKind::ALL))
+            .bind(ids)
+            .bind(wanted.run.map(|run| run.uuid()));
+        let (mut claimed, mut unreadable) = (Vec::new(), None);
+        for row in &self.write(query).await? {
+            match decode::job(row) {
+                Ok(job) => claimed.push(job),
+                Err(problem) => unreadable = Some(problem),
+            }
         }
-        let mut session = self.begin().await?;
-        let claimed = query.fetch_all(session.connection()).await;
-        let mut claimed = session.end(claimed.map_err(Problem::from).and_then(|rows| jobs(&rows))).await?;
+        if let Some(problem) = unreadable {
+            // It stays claimed for now, so that it keeps nobody from the others.
+            let readable: Vec<_> = claimed.iter().map(|job| (job.id, job.version)).collect();
+            self.try_release(&readable).await?;
+            return Err(problem);
+        }
         claimed.sort_unstable_by_key(|job| (job.due, job.id));
         Ok(claimed)
     }
@@ -72,50 +70,21 @@ impl PostgresRepository {
         attempts: &[(JobId, u64, Attempt)],
         lease: Duration,
     ) -> Result<Vec<Job>, Problem> {
-        let mut session = self.begin().await?;
-        let recorded = self.record_held(&mut session, attempts, lease).await;
-        session.end(recorded).await
-    }
-
-    async fn record_held(
-        &self,
-        session: &mut Session,
-        attempts: &[(JobId, u64, Attempt)],
-        lease: Duration,
-    ) -> Result<Vec<Job>, Problem> {
+        let mut attempts: Vec<_> = attempts.iter().collect();
+        attempts.sort_by_key(|(id, version, _)| (*id, *version));
+        attempts.dedup_by_key(|(id, version, _)| (*id, *version));
+        let data = attempts.iter().map(|(_, _, attempt)| serde_json::to_string(attempt)).collect::<Result<Vec<_>, _>>();
+        let data = data.map_err(|source| Unwritable { what: "an attempt", source })?;
         let (ids, versions) = columns(attempts.iter().map(|(id, version, _)| (*id, *version)));
-        let query = sqlx::query(self.sql(sql::HELD)).bind(ids).bind(versions);
-        let held = jobs(&query.fetch_all(session.connection()).await?)?;
-        let mut held: BTreeMap<JobId, Job> = held.into_iter().map(|job| (job.id, job)).collect();
-        let mut tried = BTreeMap::new();
-        for (id, version, attempt) in attempts {
-            if held.get(id).is_some_and(|job| job.version == *version)
-                && let Some(mut job) = held.remove(id)
-            {
-                job.attempts += 1;
-                job.attempt = Some(attempt.clone());
-                tried.insert(*id, job);
-            }
-        }
-        let data = tried.values().map(serde_json::to_string).collect::<Result<Vec<_>, _>>();
-        let data = data.map_err(|source| Unwritable { what: "a job", source })?;
-        let ids: Vec<Uuid> = tried.keys().map(|id| id.uuid()).collect();
-        let query = sqlx::query(self.sql(sql::RECORD_ATTEMPTS)).bind(ids).bind(data).bind(micros(lease));
-        for row in query.fetch_all(session.connection()).await? {
-            if let Some(job) = tried.get_mut(&JobId::new(column(&row, 0, "job")?)) {
-                job.version = unsigned(column(&row, 1, "job")?, "job")?;
-                job.claim = claim(&row, 2, "job")?;
-            }
-        }
-        Ok(tried.into_values().collect())
+        let query =
+            sqlx::query(self.function("record_attempts", 4)).bind(micros(lease)).bind(ids).bind(versions).bind(data);
+        self.write(query).await?.iter().map(decode::job).collect()
     }
 }
 
-fn jobs(rows: &[PgRow]) -> Result<Vec<Job>, Problem> {
-    rows.iter().map(decode::job).collect()
-}
-
-/// Ids and versions.
+/// Ids and versions, in the order in which commits change them.
 fn columns(jobs: impl Iterator<Item = (JobId, u64)>) -> (Vec<Uuid>, Vec<i64>) {
-    jobs.map(|(id, version)| (id.uuid(), integer(version))).unzip()
+    let mut both: Vec<_> = jobs.map(|(id, version)| (id.uuid(), integer(version))).collect();
+    both.sort_unstable();
+    both.into_iter().unzip()
 }

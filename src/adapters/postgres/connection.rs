@@ -1,16 +1,22 @@
 //! Transactions on connections of the host's pool, and what the schema is brought up to.
 
+use std::sync::atomic::Ordering;
+
 use sqlx::pool::PoolConnection;
-use sqlx::postgres::{PgConnection, PgPool, Postgres};
-use sqlx::{AssertSqlSafe, Row as _, SqlSafeStr as _, SqlStr};
+use sqlx::postgres::{PgConnection, PgPool, PgRow, Postgres};
+use sqlx::{AssertSqlSafe, SqlSafeStr as _, SqlStr};
 use tokio::runtime::{Handle, RuntimeFlavor};
 
 use super::PostgresRepository;
-use super::problem::{Problem, is_answer};
-use super::statements::{BEGIN, MIGRATING, VERSION};
+use super::problem::{Problem, is_answer, is_of_another_level, may_come_from_the_schema};
+use super::queries::Statement;
+use super::statements::{BEGIN, MIGRATING};
 
 /// What brings a schema from one version to the next; its version is how many of these it has had.
 const MIGRATIONS: &[&str] = &[include_str!("schema.sql")];
+
+/// What ends each migration.
+const FUNCTIONS: &str = include_str!("functions.sql");
 
 /// The version of the schema that this release writes.
 const KNOWN: i32 = MIGRATIONS.len() as i32;
@@ -27,7 +33,7 @@ pub(super) struct Session {
 
 impl Session {
     /// A connection of the pool with a transaction, on a schema that may be of any version.
-    async fn begin(pool: &PgPool) -> Result<Self, Problem> {
+    pub(super) async fn begin(pool: &PgPool) -> Result<Self, Problem> {
         let mut session = Self::open(pool).await?;
         session.run(BEGIN.into_sql_str()).await?;
         Ok(session)
@@ -48,9 +54,11 @@ impl Session {
     pub(super) async fn commit(mut self) -> Result<(), Problem> {
         match self.run("COMMIT".into_sql_str()).await {
             Ok(()) => self.idle = true,
-            Err(Problem::Sql(error)) if !is_answer(&error) => return Err(Problem::Commit(error)),
             Err(problem) => {
-                self.roll_back().await;
+                let problem = problem.of_commit();
+                if !matches!(problem, Problem::Commit(_)) {
+                    self.roll_back().await;
+                }
                 return Err(problem);
             }
         }
@@ -88,17 +96,6 @@ impl Session {
         sqlx::raw_sql(text).execute(self.connection()).await?;
         Ok(())
     }
-
-    /// Begins a transaction on a schema that must have the version of this release, and keeps it as long as the transaction runs.
-    async fn begin_on_known(&mut self, begin: AssertSqlSafe<String>) -> Result<(), Problem> {
-        let rows = sqlx::raw_sql(begin).fetch_all(self.connection()).await?;
-        let found = rows.first().map_or(Ok(0), |row| row.try_get(0))?;
-        match found {
-            KNOWN => Ok(()),
-            _ if found > KNOWN => Err(Problem::NewerSchema { found, known: KNOWN }),
-            _ => Err(Problem::OlderSchema { found, known: KNOWN }),
-        }
-    }
 }
 
 impl Drop for Session {
@@ -114,15 +111,58 @@ impl Drop for Session {
 }
 
 impl PostgresRepository {
-    /// A connection of the pool with a transaction, on a schema that has the version of this release.
+    /// A connection of the pool with a transaction, on a schema that has the version of this release and keeps it till the end.
     pub(super) async fn begin(&self) -> Result<Session, Problem> {
         let mut session = Session::open(&self.pool).await?;
-        match session.begin_on_known(self.sql(&[BEGIN, VERSION].concat())).await {
+        let text = format!("{BEGIN}; {}", entering(self.schema.as_str()));
+        match session.run(AssertSqlSafe(text).into_sql_str()).await {
             Ok(()) => Ok(session),
             Err(problem) => {
                 session.roll_back().await;
                 Err(problem)
             }
+        }
+    }
+
+    /// What a statement gives that only reads and is a transaction by itself.
+    pub(super) async fn read(&self, query: Statement<'_>) -> Result<Vec<PgRow>, Problem> {
+        self.call(query, |problem| problem).await
+    }
+
+    /// The same of one that writes: if its answer is lost, nobody knows whether it has.
+    pub(super) async fn write(&self, query: Statement<'_>) -> Result<Vec<PgRow>, Problem> {
+        self.call(query, Problem::of_commit).await
+    }
+
+    async fn call(&self, query: Statement<'_>, lost: fn(Problem) -> Problem) -> Result<Vec<PgRow>, Problem> {
+        if self.prefers_another_level.load(Ordering::Relaxed) {
+            let mut session = Session::begin(&self.pool).await?;
+            let rows = query.fetch_all(session.connection()).await;
+            return session.end(rows.map_err(Problem::from)).await;
+        }
+        let mut session = Session::open(&self.pool).await?;
+        let rows = query.fetch_all(session.connection()).await;
+        session.idle = rows.as_ref().err().is_none_or(is_answer);
+        if rows.as_ref().err().is_some_and(is_of_another_level) {
+            self.prefers_another_level.store(true, Ordering::Relaxed);
+        }
+        rows.map_err(|error| lost(error.into()))
+    }
+
+    /// The same problem, or that it comes from a schema of another version or name.
+    pub(super) async fn explained(&self, problem: Problem) -> Problem {
+        let Problem::Sql(error) = problem else { return problem };
+        if !may_come_from_the_schema(&error) {
+            return error.into();
+        }
+        let Ok(mut session) = Session::begin(&self.pool).await else { return error.into() };
+        let found = version(&mut session, self.schema.as_str()).await;
+        session.roll_back().await;
+        match found {
+            Ok(Some(found)) if found < KNOWN => Problem::OlderSchema { found, known: KNOWN },
+            Ok(Some(_)) => Problem::OtherName(error),
+            Err(newer @ Problem::NewerSchema { .. }) => newer,
+            _ => error.into(),
         }
     }
 }
@@ -142,7 +182,31 @@ pub(super) async fn migrate(pool: &PgPool, schema: &str) -> Result<(), Problem> 
 }
 
 async fn is_done(session: &mut Session, schema: &str) -> Result<bool, Problem> {
-    Ok(version(session, schema).await? == Some(KNOWN) && moved(session, schema).await?.is_none())
+    if version(session, schema).await? != Some(KNOWN) || moved(session, schema).await?.is_some() {
+        return Ok(false);
+    }
+    // Any function that looks where it did when it was made.
+    let text = format!("SELECT FROM \"{schema}\".cards({}, '{{}}')", known(schema));
+    match session.run(AssertSqlSafe(text).into_sql_str()).await {
+        Err(Problem::Sql(error)) if may_come_from_the_schema(&error) => Ok(false),
+        called => called.map(|()| true),
+    }
+}
+
+/// What a caller believes of a schema, as an argument of its functions.
+pub(super) fn known(schema: &str) -> String {
+    // The name was checked when it was made.
+    format!("'{schema} {KNOWN}'")
+}
+
+/// Says what one believes of a schema, in a transaction.
+pub(super) fn entering(schema: &str) -> String {
+    format!("{}; SELECT \"{schema}\".enter({})", path(schema), known(schema))
+}
+
+/// Makes the schema what names stand for, and only then what a connection has for itself.
+fn path(schema: &str) -> String {
+    format!("SET LOCAL search_path TO \"{schema}\", pg_temp")
 }
 
 async fn migrate_in(session: &mut Session, schema: &str) -> Result<(), Problem> {
@@ -167,7 +231,7 @@ async fn migrate_in(session: &mut Session, schema: &str) -> Result<(), Problem> 
             session.run(AssertSqlSafe(format!("CREATE SCHEMA \"{schema}\"")).into_sql_str()).await?;
         }
     }
-    session.run(AssertSqlSafe(format!("SET LOCAL search_path TO \"{schema}\"")).into_sql_str()).await?;
+    session.run(AssertSqlSafe(path(schema)).into_sql_str()).await?;
     if found.is_none() {
         session
             .run(
@@ -188,6 +252,7 @@ async fn migrate_in(session: &mut Session, schema: &str) -> Result<(), Problem> 
             .execute(session.connection())
             .await?;
     }
+    session.run(FUNCTIONS.into_sql_str()).await?;
     if let Some(ahead) = moved(session, schema).await? {
         let text = format!(
             "CREATE OR REPLACE FUNCTION ahead() RETURNS bigint LANGUAGE sql STABLE AS 'SELECT {ahead}::bigint'"

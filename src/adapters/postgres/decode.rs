@@ -68,15 +68,13 @@ pub(super) fn job(row: &PgRow) -> Result<Job, Problem> {
     let what = name(row, "job")?;
     let (mut job, version): (Job, _) = versioned(row, &what)?;
     job.version = version;
-    job.claim = claim(row, 3, &what)?;
+    let (worker, until): (Option<String>, Option<DateTime<Utc>>) = (column(row, 3, &what)?, column(row, 4, &what)?);
+    job.claim = worker.zip(until).map(|(worker, until)| Claim { worker, until });
+    let attempts = unsigned(column(row, 5, &what)?, &what)?;
+    job.attempts = u32::try_from(attempts).unwrap_or(u32::MAX);
+    let has_attempt = column::<Option<&str>>(row, 6, &what)?.is_some();
+    job.attempt = if has_attempt { Some(json(row, 6, &what)?) } else { None };
     Ok(job)
-}
-
-/// Who has claimed a job and until when: two columns from this one on.
-pub(super) fn claim(row: &PgRow, place: usize, what: impl Display) -> Result<Option<Claim>, Problem> {
-    let worker: Option<String> = column(row, place, &what)?;
-    let until: Option<DateTime<Utc>> = column(row, place + 1, &what)?;
-    Ok(worker.zip(until).map(|(worker, until)| Claim { worker, until }))
 }
 
 pub(super) fn record(row: &PgRow) -> Result<Record, Problem> {

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -42,9 +43,10 @@ use problem::Problem;
 ///
 /// Nothing is created silently: call [`migrate`](Self::migrate) where the host is installed or starts.
 ///
-/// Leases run by the clock of the database, whatever the clocks of the instances say. A commit is one transaction with a constant
-/// number of statements, however much it stores; it takes locks in one order, so that overlapping commits wait for one another. What
-/// PostgreSQL nevertheless undoes (deadlock, serialization failure) is tried again a few times.
+/// Leases run by the clock of the database, whatever the clocks of the instances say. A commit is one transaction of three statements,
+/// however much it stores; it takes locks in one order, so that overlapping commits wait for one another. What
+/// PostgreSQL nevertheless undoes (deadlock, serialization failure) is tried again a few times. A job that
+/// cannot be read stays claimed until the lease ends; those that were claimed beside it are released, and found by the next claim.
 ///
 /// The feed of changes shows what is older than every transaction that still runs in the whole server: one that stays open for hours
 /// holds it up that long. After the database was restored into another server, [`migrate`](Self::migrate) must be called once.
@@ -79,6 +81,8 @@ use problem::Problem;
 pub struct PostgresRepository {
     pool: PgPool,
     schema: SchemaName,
+    /// Whether the database prefers another level than READ COMMITTED, so that each transaction must name it.
+    prefers_another_level: Arc<AtomicBool>,
 }
 
 /// The name of a schema in the database.
@@ -132,12 +136,12 @@ const TRIES: usize = 8;
 
 impl PostgresRepository {
     /// A store in this schema. Nothing is asked of the database yet.
-    pub const fn new(pool: PgPool, schema: SchemaName) -> Self {
-        Self { pool, schema }
+    pub fn new(pool: PgPool, schema: SchemaName) -> Self {
+        Self { pool, schema, prefers_another_level: Arc::default() }
     }
 
     /// Creates the schema and what is in it, or brings it up to what this release writes. Does nothing if it is: call it at every
-    /// start. Several instances may do so at once. It waits for the calls of those of an older release that still run; from then on
+    /// start, and after the schema was renamed. Several instances may do so at once. It waits for the calls of those of an older release that still run; from then on
     /// all their calls are [`RepositoryError::Rejected`], as are those of a release that is newer than the schema.
     ///
     /// # Errors
@@ -162,13 +166,17 @@ impl PostgresRepository {
         &self,
         work: impl Fn() -> F,
     ) -> Result<T, RepositoryError> {
+        let mut done = work().await;
         for _ in 1..TRIES {
-            match work().await {
-                Err(problem) if problem.is_passing() => {}
-                other => return other.map_err(|problem| self.failed(problem)),
+            match &done {
+                Err(problem) if problem.is_passing() => done = work().await,
+                _ => break,
             }
         }
-        work().await.map_err(|problem| self.failed(problem))
+        match done {
+            Ok(value) => Ok(value),
+            Err(problem) => Err(self.failed(self.explained(problem).await)),
+        }
     }
 }
 
@@ -185,14 +193,14 @@ impl CardRepository for PostgresRepository {
         if changes.is_empty() {
             return Ok(());
         }
-        let rows = Rows::of(changes).map_err(|error| self.failed(error.into()))?;
+        let rows = Rows::of(changes, commit::TERM_BYTES).map_err(|error| self.failed(error.into()))?;
         let conflicts = self.patiently(|| self.try_commit(&rows)).await?;
         if conflicts.is_empty() { Ok(()) } else { Err(CommitError::Conflicts(conflicts)) }
     }
 
     async fn cards(&self, ids: &[CardId]) -> Result<Vec<Card>, RepositoryError> {
         let ids: Vec<Uuid> = ids.iter().map(|id| id.uuid()).collect();
-        self.of_keys(statements::CARDS, ids, decode::card).await.map_err(|problem| self.failed(problem))
+        self.patiently(|| self.of_keys("cards", &ids, decode::card)).await
     }
 
     async fn card_page(
@@ -201,16 +209,16 @@ impl CardRepository for PostgresRepository {
         after: Option<CardId>,
         limit: usize,
     ) -> Result<Vec<Card>, RepositoryError> {
-        self.find_cards(query, after, limit).await.map_err(|problem| self.failed(problem))
+        self.patiently(|| self.find_cards(query, after, limit)).await
     }
 
     async fn cards_of(&self, holders: &[UserId], states: &[CardState]) -> Result<Vec<Card>, RepositoryError> {
-        self.find_cards_of(holders, states).await.map_err(|problem| self.failed(problem))
+        self.patiently(|| self.find_cards_of(holders, states)).await
     }
 
     async fn requests(&self, ids: &[RequestId]) -> Result<Vec<ApprovalRequest>, RepositoryError> {
         let ids: Vec<Uuid> = ids.iter().map(|id| id.uuid()).collect();
-        self.of_keys(statements::REQUESTS, ids, decode::request).await.map_err(|problem| self.failed(problem))
+        self.patiently(|| self.of_keys("requests", &ids, decode::request)).await
     }
 
     async fn request_page(
@@ -219,12 +227,12 @@ impl CardRepository for PostgresRepository {
         after: Option<RequestId>,
         limit: usize,
     ) -> Result<Vec<ApprovalRequest>, RepositoryError> {
-        self.find_requests(query, after, limit).await.map_err(|problem| self.failed(problem))
+        self.patiently(|| self.find_requests(query, after, limit)).await
     }
 
     async fn certificates(&self, ids: &[CertificateId]) -> Result<Vec<Certificate>, RepositoryError> {
         let ids: Vec<Uuid> = ids.iter().map(|id| id.uuid()).collect();
-        self.of_keys(statements::CERTIFICATES, ids, decode::certificate).await.map_err(|problem| self.failed(problem))
+        self.patiently(|| self.of_keys("certificates", &ids, decode::certificate)).await
     }
 
     async fn certificate_page(
@@ -233,22 +241,20 @@ impl CardRepository for PostgresRepository {
         after: Option<CertificateId>,
         limit: usize,
     ) -> Result<Vec<Certificate>, RepositoryError> {
-        self.find_certificates(query, after, limit).await.map_err(|problem| self.failed(problem))
+        self.patiently(|| self.find_certificates(query, after, limit)).await
     }
 
     async fn records(&self, keys: &[String]) -> Result<Vec<Record>, RepositoryError> {
-        self.of_keys(statements::RECORDS, keys.to_vec(), decode::record).await.map_err(|problem| self.failed(problem))
+        self.patiently(|| self.of_keys("records", keys, decode::record)).await
     }
 
     async fn reservations(&self, keys: &[String]) -> Result<Vec<Reservation>, RepositoryError> {
-        self.of_keys(statements::RESERVATIONS, keys.to_vec(), decode::reservation)
-            .await
-            .map_err(|problem| self.failed(problem))
+        self.patiently(|| self.of_keys("reservations", keys, decode::reservation)).await
     }
 
     async fn jobs(&self, ids: &[JobId]) -> Result<Vec<Job>, RepositoryError> {
         let ids: Vec<Uuid> = ids.iter().map(|id| id.uuid()).collect();
-        self.of_keys(statements::JOBS, ids, decode::job).await.map_err(|problem| self.failed(problem))
+        self.patiently(|| self.of_keys("jobs", &ids, decode::job)).await
     }
 
     async fn job_page(
@@ -257,11 +263,11 @@ impl CardRepository for PostgresRepository {
         after: Option<JobId>,
         limit: usize,
     ) -> Result<Vec<Job>, RepositoryError> {
-        self.find_jobs(query, after, limit).await.map_err(|problem| self.failed(problem))
+        self.patiently(|| self.find_jobs(query, after, limit)).await
     }
 
     async fn backlog(&self, due_by: DateTime<Utc>, run: Option<RunId>) -> Result<Vec<Backlog>, RepositoryError> {
-        self.count_jobs(due_by, run).await.map_err(|problem| self.failed(problem))
+        self.patiently(|| self.count_jobs(due_by, run)).await
     }
 
     async fn claim(&self, request: &ClaimRequest) -> Result<Vec<Job>, RepositoryError> {
@@ -285,18 +291,18 @@ impl CardRepository for PostgresRepository {
     }
 
     async fn history(&self, object: &ObjectId, after: u64, limit: usize) -> Result<Vec<HistoryEntry>, RepositoryError> {
-        self.find_history(object, after, limit).await.map_err(|problem| self.failed(problem))
+        self.patiently(|| self.find_history(object, after, limit)).await
     }
 
     async fn changes_since(&self, cursor: Option<&str>, limit: usize) -> Result<FeedPage, RepositoryError> {
-        self.find_changes(cursor, limit).await.map_err(|problem| self.failed(problem))
+        self.patiently(|| self.find_changes(cursor, limit)).await
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::pages::{self, Values, Walk};
-    use super::{PostgresRepository, SchemaName, statements};
+    use super::{PostgresRepository, SchemaName, connection, statements};
     use crate::card::CardState;
     use crate::host::{CardQuery, TextPrefix};
     use crate::id::UserId;
@@ -353,7 +359,8 @@ mod tests {
             let store = PostgresRepository::new(pool.clone(), SchemaName::new("plans").expect("a name"));
             store.migrate().await.expect("it is brought up to date");
             let mut connection = pool.acquire().await.expect("a connection");
-            connection.execute(statements::BEGIN).await.expect("it begins");
+            let begin = format!("{}; {}", statements::BEGIN, connection::entering("plans"));
+            connection.execute(AssertSqlSafe(begin)).await.expect("it begins");
             let writes = statements::ALL.iter().map(|(_, text)| store.sql(text).0);
             for text in writes.chain(reads(&store)) {
                 let count = (1..99).take_while(|number| text.contains(&format!("${number}"))).count();

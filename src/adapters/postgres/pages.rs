@@ -40,8 +40,8 @@ pub(super) fn page(
     at_most: i64,
     filter: impl Fn(&mut Text),
 ) -> Text {
-    let claim = if table == "job" { ", claim_worker, claim_until" } else { "" };
-    let columns = format!("SELECT id, version, data{claim} FROM ");
+    let beside = if table == "job" { ", claim_worker, claim_until, attempts, attempt" } else { "" };
+    let columns = format!("SELECT id, version, data{beside} FROM ");
     let beyond = if after.is_some() { ">" } else { ">=" };
     let after = after.unwrap_or(Uuid::nil());
     let mut text = store.text("");

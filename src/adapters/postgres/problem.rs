@@ -10,7 +10,7 @@ use crate::host::RepositoryError;
 pub(super) enum Problem {
     #[error(transparent)]
     Sql(#[from] sqlx::Error),
-    /// The connection was lost after COMMIT was sent and before its answer came.
+    /// The connection was lost after what ends a transaction was sent, and before its answer came.
     #[error("the connection was lost while committing")]
     Commit(#[source] sqlx::Error),
     /// Others were in the way each time.
@@ -24,6 +24,8 @@ pub(super) enum Problem {
     NewerSchema { found: i32, known: i32 },
     #[error("its version is {found}, this release wants {known}: call `migrate()` first")]
     OlderSchema { found: i32, known: i32 },
+    #[error("something is missing in it, or it had another name when it was migrated: call `migrate()` first")]
+    OtherName(#[source] sqlx::Error),
     #[error("the database stores texts as {0}; it must be created with ENCODING 'UTF8'")]
     Encoding(String),
     #[error("{object} already has a history entry {sequence}")]
@@ -36,9 +38,17 @@ impl Problem {
     /// Whether the same may well work at once: nothing was stored, and who was in the way has gone on.
     pub(super) fn is_passing(&self) -> bool {
         match self {
-            Self::Sql(error) => matches!(code(error).as_deref(), Some("40001" | "40P01")),
+            Self::Sql(error) => matches!(code(error).as_deref(), Some("40001" | "40P01")) || is_of_another_level(error),
             Self::Busy => true,
             _ => false,
+        }
+    }
+
+    /// The same of what ends a transaction: without an answer, nobody knows whether it was stored.
+    pub(super) fn of_commit(self) -> Self {
+        match self {
+            Self::Sql(error) if !is_answer(&error) => Self::Commit(error),
+            other => other,
         }
     }
 
@@ -53,7 +63,7 @@ impl Problem {
         };
         let reason = format!("schema `{schema}`: {what}");
         let source: Option<Box<dyn StdError + Send + Sync>> = match self {
-            Self::Sql(error) | Self::Commit(error) => Some(Box::new(error)),
+            Self::Sql(error) | Self::Commit(error) | Self::OtherName(error) => Some(Box::new(error)),
             Self::Unreadable { source, .. } => Some(source),
             Self::Unwritable(error) => Some(Box::new(error)),
             _ => None,
@@ -80,9 +90,21 @@ pub(super) fn code(error: &sqlx::Error) -> Option<String> {
     error.as_database_error().and_then(|error| error.code()).map(|code| code.into_owned())
 }
 
-/// Whether an answer to COMMIT says for sure that nothing was stored. Of what ends the connection, nobody knows when it came.
+/// Whether `enter` in `functions.sql` has refused the level that the database prefers.
+pub(super) fn is_of_another_level(error: &sqlx::Error) -> bool {
+    code(error).as_deref() == Some("CW003")
+}
+
+/// Whether a schema of another version or name would be the reason: what refuses it in `functions.sql`, or nothing there of that name.
+pub(super) fn may_come_from_the_schema(error: &sqlx::Error) -> bool {
+    matches!(code(error).as_deref(), Some("CW001" | "42P01" | "42703" | "42883" | "3F000"))
+}
+
+/// Whether an answer to what ends a transaction says for sure that nothing was stored. Of what ends the connection, nobody knows when
+/// it came; but a statement is never cancelled (57014) any more once the server has begun to commit it.
 pub(super) fn is_answer(error: &sqlx::Error) -> bool {
-    code(error).is_some_and(|code| !["08", "57", "58", "XX"].contains(&code.get(..2).unwrap_or_default()))
+    let ends = |code: &str| ["08", "57", "58", "XX"].contains(&code.get(..2).unwrap_or_default());
+    code(error).is_some_and(|code| code == "57014" || !ends(&code))
 }
 
 fn judge(error: &sqlx::Error) -> (Remedy, String) {

@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Utc};
 use sqlx::postgres::{PgArguments, PgRow, Postgres};
 use sqlx::query::Query;
-use sqlx::{Encode, QueryBuilder, Type};
+use sqlx::{AssertSqlSafe, Encode, QueryBuilder, Type};
 use uuid::Uuid;
 
 use super::PostgresRepository;
-use super::connection::Session;
+use super::connection::{Session, known};
 use super::decode;
 use super::pages::{self, Values, Walk};
 use super::problem::Problem;
@@ -23,7 +23,7 @@ use crate::host::{Backlog, CardQuery, CertificateQuery, FeedPage, JobQuery, Requ
 use crate::id::{CardId, CertificateId, JobId, RequestId, RunId, UserId};
 use crate::job::{Job, JobKind};
 
-type Statement<'a> = Query<'a, Postgres, PgArguments>;
+pub(super) type Statement<'a> = Query<'a, Postgres, PgArguments>;
 
 /// A statement that reads, as it grows.
 pub(super) struct Text {
@@ -75,23 +75,31 @@ impl PostgresRepository {
         found
     }
 
+    /// A call of a function of the schema with so many arguments, beside what its caller believes.
+    pub(super) fn function(&self, name: &str, arguments: usize) -> AssertSqlSafe<String> {
+        let places: String = (1..=arguments).map(|place| format!(", ${place}")).collect();
+        self.sql(&format!("SELECT * FROM @{name}({}{places})", known(self.schema.as_str())))
+    }
+
     /// What has one of these keys.
     pub(super) async fn of_keys<T, K>(
         &self,
-        text: &str,
-        keys: Vec<K>,
-        decode: impl Fn(&PgRow) -> Result<T, Problem>,
+        function: &str,
+        keys: &[K],
+        decode: fn(&PgRow) -> Result<T, Problem>,
     ) -> Result<Vec<T>, Problem>
     where
-        Vec<K>: for<'q> Encode<'q, Postgres> + Type<Postgres>,
+        K: Sync,
+        for<'q> &'q [K]: Encode<'q, Postgres> + Type<Postgres>,
     {
-        self.all(sqlx::query(self.sql(text)).bind(keys), decode).await
+        let query = sqlx::query(self.function(function, 1)).bind(keys);
+        self.read(query).await?.iter().map(decode).collect()
     }
 
     pub(super) async fn find_cards_of(&self, holders: &[UserId], states: &[CardState]) -> Result<Vec<Card>, Problem> {
         let holders = texts(holders.iter().map(UserId::as_str));
-        let query = sqlx::query(self.sql(sql::CARDS_OF)).bind(holders).bind(codes(states, &[]));
-        self.all(query, decode::card).await
+        let query = sqlx::query(self.function("cards_of", 2)).bind(holders).bind(codes(states, &[]));
+        self.read(query).await?.iter().map(decode::card).collect()
     }
 
     pub(super) async fn find_cards(

@@ -1,5 +1,5 @@
 -- Version 1. Run with the search path set to the schema of the store. States and kinds are the numbers in `codes.rs`; `data` is the
--- whole object as JSON, the other columns are what is searched, and what is not in the JSON: version and claim. Texts that are
+-- whole object as JSON, the other columns are what is searched, and what changes without it: version, claim, attempts. Texts that are
 -- searched are in the order of their bytes ("C"), as in Rust.
 
 CREATE TABLE card (
@@ -60,6 +60,9 @@ CREATE TABLE job (
     run uuid,
     claim_worker text,
     claim_until timestamptz,
+    -- These two are newer than what the JSON says of them.
+    attempts bigint NOT NULL,
+    attempt text,
     data text NOT NULL
 ) WITH (
     fillfactor = 70,

@@ -162,7 +162,7 @@ impl fmt::Debug for SqliteRepository {
 #[async_trait]
 impl CardRepository for SqliteRepository {
     async fn commit(&self, changes: &ChangeSet) -> Result<(), CommitError> {
-        let rows = Rows::of(changes).map_err(|error| self.failed(error.into()))?;
+        let rows = Rows::of(changes, usize::MAX).map_err(|error| self.failed(error.into()))?;
         let conflicts = self
             .write(move |connection| {
                 let conflicts = rows.store(connection)?;
