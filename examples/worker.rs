@@ -3,7 +3,7 @@
 //! ```text
 //! cargo run --release --example worker -- office.db --order 200
 //! cargo run --release --example worker -- office.db                 (beside it, in another terminal)
-//! cargo run --release --example worker -- postgres://user:password@localhost/office      (in its schema `cards`)
+//! cargo run --release --example worker -- postgres://user:password@localhost/office      (in its schema `cardwright`)
 //! ```
 //!
 //! The store is the path of an SQLite file or a `postgres://` address. What it counts are jobs: an order, a reading of its status and a

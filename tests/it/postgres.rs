@@ -270,6 +270,21 @@ fn a_schema_that_was_renamed_is_not_mistaken_for_another() -> Tested {
 }
 
 #[test]
+fn a_function_that_is_gone_comes_back_with_the_next_migration() -> Tested {
+    let database = Database::new();
+    let store = database.store();
+    for function in ["jobs(text, uuid[])", "record_attempts(text, bigint, uuid[], bigint[], text[])"] {
+        wait(database.run(&format!("DROP FUNCTION @{function}")));
+        wait(store.migrate())?;
+        wait(store.jobs(&[]))?;
+        wait(store.record_attempts(&[], Duration::from_secs(1)))?;
+    }
+    wait(database.run("DROP FUNCTION @jobs(text, uuid[])"));
+    rejected(wait(store.jobs(&[])), "something is missing in it");
+    Ok(())
+}
+
+#[test]
 fn a_lease_begins_when_nobody_is_in_the_way_any_more() -> Tested {
     let database = Database::new();
     let store = database.store();

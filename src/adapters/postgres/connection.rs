@@ -185,6 +185,14 @@ async fn is_done(session: &mut Session, schema: &str) -> Result<bool, Problem> {
     if version(session, schema).await? != Some(KNOWN) || moved(session, schema).await?.is_some() {
         return Ok(false);
     }
+    let names: Vec<&str> =
+        FUNCTIONS.split("\nCREATE OR REPLACE FUNCTION ").skip(1).filter_map(|one| one.split('(').next()).collect();
+    let query = "SELECT count(DISTINCT p.proname) FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = p.pronamespace \
+        WHERE n.nspname = $1 AND p.proname::text = ANY($2)";
+    let query = sqlx::query_scalar::<_, i64>(query).bind(schema).bind(&names);
+    if query.fetch_one(session.connection()).await? < names.len() as i64 {
+        return Ok(false);
+    }
     // Any function that looks where it did when it was made.
     let text = format!("SELECT FROM \"{schema}\".cards({}, '{{}}')", known(schema));
     match session.run(AssertSqlSafe(text).into_sql_str()).await {
