@@ -53,8 +53,14 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .schedule("CardsAddonExtProdBatchSyncOrder", lanes)?
         .schedule("CardsAddonExtProdBatchSyncStatus", lanes)?;
     if once {
-        for report in worker.run_once().await? {
-            println!("done: {:?}, in doubt: {}, refused: {:?}", report.done, report.in_doubt, report.refused);
+        for (process, report) in worker.run_once().await? {
+            println!(
+                "{process}: done: {:?}, in doubt: {}, refused: {:?}",
+                report.done, report.in_doubt, report.refused
+            );
+            if let Some(why) = report.interrupted {
+                println!("{process}: broken off: {why}");
+            }
         }
         return Ok(());
     }
@@ -81,7 +87,7 @@ async fn tell(watch: Watch) {
                     println!("{process}: {} jobs in the last minute, {} done", did.last_minute, did.done);
                 }
             }
-            Err(error) => println!("no figures: {error}"),
+            Err(error) => println!("no figures: {}", shared::words(&error)),
         }
     }
 }

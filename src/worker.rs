@@ -243,11 +243,12 @@ impl Worker {
         Stopped::CutOff(left)
     }
 
-    /// Runs each process once, until nothing is due any more, and gives the reports of those that did something.
+    /// Runs each process once, until nothing is due any more, and gives the reports of those that did something or were broken off,
+    /// one for each lane.
     ///
     /// # Errors
     /// What opening a run says. A run that was broken off says so in its report.
-    pub async fn run_once(&self) -> Result<Vec<Report>, Error> {
+    pub async fn run_once(&self) -> Result<Vec<(SymbolicName, Report)>, Error> {
         let mut reports = Vec::new();
         for (name, schedule) in &self.schedules {
             let mut lanes = JoinSet::new();
@@ -260,7 +261,10 @@ impl Worker {
             }
             while let Some(joined) = lanes.join_next().await {
                 match joined {
-                    Ok(report) => reports.extend(report?.filter(|report| report.items > 0)),
+                    Ok(report) => {
+                        let told = report?.filter(|report| report.items > 0 || report.interrupted.is_some());
+                        reports.extend(told.map(|report| (name.clone(), report)));
+                    }
                     Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
                     Err(_) => {}
                 }

@@ -249,7 +249,11 @@ impl Rows {
         let text = |span: Span| &self.text.as_bytes()[span.start..span.end];
         // All stable: of two rows with one key, the first stays first.
         self.cards.sort_by_key(|row| row.id);
-        self.terms.sort_by(|a, b| (text(a.name), text(a.folded), a.card).cmp(&(text(b.name), text(b.folded), b.card)));
+        // Those of changed cards come last, as they are: they are hardly ever written.
+        self.terms.sort_by_key(|row| !row.new);
+        let new = self.terms.partition_point(|row| row.new);
+        self.terms[..new]
+            .sort_by(|a, b| (text(a.name), text(a.folded), a.card).cmp(&(text(b.name), text(b.folded), b.card)));
         self.certificates.sort_by_key(|row| row.id);
         self.requests.sort_by_key(|row| row.id);
         self.jobs.sort_by_key(|row| row.id);

@@ -212,7 +212,7 @@ impl Engine {
         performed
     }
 
-    /// Performs jobs. The cards are as the links before stored them, and need not be loaded.
+    /// Performs jobs. The cards given are as the links before stored them, and need not be loaded.
     async fn perform_these(&self, jobs: Vec<Job>, mut cards: BTreeMap<CardId, Card>, by: By<'_>) -> Performed {
         let mut kinds: BTreeMap<JobKind, Vec<Job>> = BTreeMap::new();
         for job in jobs {
@@ -231,6 +231,13 @@ impl Engine {
                 JobKind::Notify => MESSAGES_AT_ONCE,
                 JobKind::Custom => 1,
             };
+            if kind == JobKind::TrackOrder {
+                // All at once: a question to the bureau does no harm to what was changed meanwhile. Without them, each call loads its own.
+                match self.cards_by_id(jobs.iter().filter_map(|job| job.card).collect()).await {
+                    Ok(loaded) => cards.extend(loaded),
+                    Err(error) => tracing::warn!(error = %with_causes(&error), "cards are loaded for each call"),
+                }
+            }
             let mut halted = false;
             let mut jobs = jobs.into_iter().peekable();
             while !halted && !by.stop.is_stopped() && jobs.peek().is_some() {
@@ -241,7 +248,7 @@ impl Engine {
                     Err(error) => Err(error),
                     Ok(()) => match kind {
                         JobKind::PlaceOrder => self.place(batch, by, done).await,
-                        JobKind::TrackOrder => self.track(batch, by, done).await,
+                        JobKind::TrackOrder => self.track(batch, &mut cards, by, done).await,
                         JobKind::PrepareCard => self.prepare(batch, &mut cards, by, done).await,
                         JobKind::IssueCertificate => self.issue(batch, &mut cards, by, done).await,
                         JobKind::FinishCard => self.finish(batch, &mut cards, by, done).await,
@@ -504,7 +511,13 @@ impl Engine {
     }
 
     /// Reads statuses; true if the bureau does not want to be called for now.
-    async fn track(&self, jobs: Vec<Job>, by: By<'_>, done: &mut Vec<Done>) -> Result<bool, Error> {
+    async fn track(
+        &self,
+        jobs: Vec<Job>,
+        cards: &mut BTreeMap<CardId, Card>,
+        by: By<'_>,
+        done: &mut Vec<Done>,
+    ) -> Result<bool, Error> {
         let Some(bureau) = &self.bureau else { return self.leave(jobs).await };
         let order_ids: Vec<String> = jobs
             .iter()
@@ -513,6 +526,7 @@ impl Engine {
                 _ => String::new(),
             })
             .collect();
+        let about = About::of(jobs.iter().filter_map(|job| cards.remove_entry(&job.card?)).collect());
         let statuses = self.in_time(bureau.status(&order_ids), self.settings.call_time_out).await;
         let no_answer = |reason: &str| vec![StatusOutcome::Unavailable { reason: reason.to_owned() }; jobs.len()];
         let mut statuses = statuses.unwrap_or_else(|| no_answer("the bureau did not answer in time"));
@@ -545,7 +559,7 @@ impl Engine {
             answers.push((job, answer));
         }
         let halted = !answers.is_empty() && waits == answers.len();
-        self.store(answers, About::default(), by, done).await?;
+        self.store(answers, about, by, done).await?;
         Ok(halted)
     }
 

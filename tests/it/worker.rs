@@ -23,7 +23,7 @@ use crate::office::{
     ABORT, ISSUE, ORDER, Office, SYNC_ORDERS, SYNC_ORPHANS, SYNC_PRODUCTION, SYNC_STATUS, administrator, operator,
     service, user_item,
 };
-use crate::watched::{jobs, second, store};
+use crate::watched::{Watched, jobs, second, store};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -194,10 +194,32 @@ async fn once_does_what_is_due_and_no_more() {
     order_all(&office);
     let worker = Worker::new(Arc::clone(&engine), service());
     let reports = worker.run_once().await.expect("all can be opened");
-    assert!(reports.iter().all(|report| report.items > 0), "{reports:?}");
+    assert!(reports.iter().all(|(_, report)| report.items > 0), "{reports:?}");
+    let ordered = reports.iter().find(|(name, _)| name.as_str() == SYNC_ORDERS);
+    assert_eq!(ordered.expect("it is among them").1.done["ordered"], 10);
     assert_eq!(count(&office, CardState::Ordered), 10);
     assert_nothing_is_claimed(&office);
     assert_eq!(worker.run_once().await.expect("all can be opened"), [], "nothing is due");
+}
+
+#[tokio::test]
+async fn once_tells_of_a_run_that_was_broken_off_before_its_first_item() {
+    let (repository, clock) = store();
+    let repository = Watched::new(repository);
+    let office = Office::on(Arc::clone(&repository), clock, |builder| builder);
+    let engine = Arc::new(second(&office, Arc::clone(&repository), |builder| builder).engine);
+    let worker = only_orders(engine, Schedule::jobs());
+    repository.take_calls();
+    assert_eq!(worker.run_once().await.expect("it can be opened"), [], "nothing is due");
+    let calls = repository.take_calls();
+    assert_eq!(calls["claim"], 1);
+    // The last call is the claim.
+    repository.be_away(calls.values().sum::<u64>() as usize - 1, 1);
+    let reports = worker.run_once().await.expect("it can be opened");
+    let [(name, report)] = reports.as_slice() else { panic!("there is one: {reports:?}") };
+    assert_eq!((name.as_str(), report.items), (SYNC_ORDERS, 0));
+    let why = report.interrupted.as_ref().expect("it was broken off").to_string();
+    assert!(why.contains("out for lunch"), "{why}");
 }
 
 #[tokio::test]

@@ -1,8 +1,11 @@
 //! One commit: one transaction, in which one statement stores all rows.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::OnceLock;
 
 use chrono::{DateTime, Utc};
+use sqlx::postgres::{PgArguments, Postgres};
+use sqlx::query::QueryScalar;
 use uuid::Uuid;
 
 use super::PostgresRepository;
@@ -14,7 +17,7 @@ use crate::adapters::codes::integer;
 use crate::adapters::rows::{
     CardRow, CertificateRow, HistoryRow, JobRow, RecordRow, RequestRow, ReservationRow, Rows, TermRow,
 };
-use crate::change_set::{Conflict, StoredId};
+use crate::change_set::{ChangeSet, Conflict, StoredId};
 use crate::history::ObjectId;
 use crate::id::{CardId, CertificateId, JobId, RequestId};
 
@@ -29,31 +32,49 @@ struct Found {
 }
 
 impl PostgresRepository {
-    /// Stores all rows, or names everything that stands against it.
-    pub(super) async fn try_commit(&self, rows: &Rows) -> Result<Vec<Conflict>, Problem> {
-        let mut session = Session::begin(&self.pool).await?;
-        match self.store(&mut session, rows).await {
+    /// Stores all of it, or names everything that stands against it.
+    pub(super) async fn try_commit(&self, changes: &ChangeSet) -> Result<Vec<Conflict>, Problem> {
+        let place = OnceLock::new();
+        let writing = async {
+            let written = Rows::of(changes, TERM_BYTES)?;
+            let rows = place.get_or_init(|| written);
+            Ok::<_, Problem>((rows, self.storing(rows)))
+        };
+        // The server begins while the rows are written.
+        let (begun, written) = futures::join!(Session::begin(&self.connections), writing);
+        let (rows, query) = match written {
+            Ok(written) => written,
+            Err(problem) => {
+                if let Ok(session) = begun {
+                    session.roll_back().await;
+                }
+                return Err(problem);
+            }
+        };
+        let mut session = begun?;
+        match query.fetch_one(session.connection()).await {
             Ok(true) => session.commit().await.map(|()| Vec::new()),
-            Ok(false) => {
+            Err(error) if !is_there_already(&error) => {
+                session.roll_back().await;
+                Err(error.into())
+            }
+            // Something stands against it.
+            Ok(false) | Err(_) => {
                 session.roll_back().await;
                 self.name_conflicts(rows).await
-            }
-            Err(problem) => {
-                session.roll_back().await;
-                Err(problem)
             }
         }
     }
 
-    /// Whether nothing stands against it.
-    async fn store(&self, session: &mut Session, rows: &Rows) -> Result<bool, Problem> {
+    /// The call that stores all rows: whether nothing stands against it.
+    fn storing<'a>(&self, rows: &'a Rows) -> QueryScalar<'a, Postgres, bool, PgArguments> {
         fn each<'a, R, T>(all: &'a [R], value: impl Fn(&'a R) -> T) -> Vec<T> {
             all.iter().map(value).collect()
         }
         // Each once: the same may stand there twice.
         let mut terms: Vec<&TermRow> = rows.terms.iter().filter(|row| row.new).collect();
         terms.dedup_by_key(|row| (rows.at(row.name), rows.at(row.folded), row.card));
-        let query = sqlx::query_scalar(self.function("store", 44))
+        sqlx::query_scalar(self.function("store", 44))
             .bind(each(&rows.cards, |row| row.id))
             .bind(each(&rows.cards, |row| integer(row.version)))
             .bind(each(&rows.cards, |row| row.kind))
@@ -97,12 +118,7 @@ impl PostgresRepository {
             .bind(each(&rows.takes, |row| rows.at(row.owner)))
             .bind(each(&rows.history, |row| rows.object(row)))
             .bind(each(&rows.history, |row| row.sequence))
-            .bind(each(&rows.history, |row| rows.at(row.data)));
-        match query.fetch_one(session.connection()).await {
-            Ok(stored) => Ok(stored),
-            Err(error) if is_there_already(&error) => Ok(false),
-            Err(error) => Err(error.into()),
-        }
+            .bind(each(&rows.history, |row| rows.at(row.data)))
     }
 
     /// Locks what is there of all that the rows are about, so that whoever is about to change it has ended.

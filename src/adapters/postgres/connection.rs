@@ -1,16 +1,17 @@
 //! Transactions on connections of the host's pool, and what the schema is brought up to.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use sqlx::pool::PoolConnection;
-use sqlx::postgres::{PgConnection, PgPool, PgRow, Postgres};
+use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{AssertSqlSafe, SqlSafeStr as _, SqlStr};
-use tokio::runtime::{Handle, RuntimeFlavor};
+use tokio::runtime::RuntimeFlavor;
 
 use super::PostgresRepository;
-use super::problem::{Problem, is_answer, is_of_another_level, may_come_from_the_schema};
+use super::pool::{Connections, Held};
+use super::problem::{Problem, is_answer, is_of_another_level, is_of_functions, is_of_tables};
 use super::queries::Statement;
-use super::statements::{BEGIN, MIGRATING};
+use super::statements::{BEGIN, LASTING, MIGRATING};
 
 /// What brings a schema from one version to the next; its version is how many of these it has had.
 const MIGRATIONS: &[&str] = &[include_str!("schema.sql")];
@@ -21,33 +22,31 @@ const FUNCTIONS: &str = include_str!("functions.sql");
 /// The version of the schema that this release writes.
 const KNOWN: i32 = MIGRATIONS.len() as i32;
 
-/// A connection that is given back to the pool only once it is known to be idle. A call that is dropped halfway, or fails at the
-/// connection, closes it instead: nothing that it had begun can come to those who get the connection next.
+/// A connection that others get only once it is known to be idle. A call that is dropped halfway, or fails at the connection, closes it
+/// instead: nothing that it had begun can come to those who get the connection next.
 pub(super) struct Session {
     /// There until it is dropped.
-    connection: Option<PoolConnection<Postgres>>,
+    held: Option<Held>,
     idle: bool,
-    /// Where it is given back or closed, wherever it is dropped.
-    runtime: Handle,
+    connections: Arc<Connections>,
 }
 
 impl Session {
-    /// A connection of the pool with a transaction, on a schema that may be of any version.
-    pub(super) async fn begin(pool: &PgPool) -> Result<Self, Problem> {
-        let mut session = Self::open(pool).await?;
+    /// A transaction, on a schema that may be of any version.
+    pub(super) async fn begin(connections: &Arc<Connections>) -> Result<Self, Problem> {
+        let mut session = Self::open(connections).await?;
         session.run(BEGIN.into_sql_str()).await?;
         Ok(session)
     }
 
-    /// A connection of the pool.
-    async fn open(pool: &PgPool) -> Result<Self, Problem> {
-        let runtime = Handle::current();
-        Ok(Self { connection: Some(pool.acquire().await?), idle: false, runtime })
+    async fn open(connections: &Arc<Connections>) -> Result<Self, Problem> {
+        let held = Some(connections.get().await?);
+        Ok(Self { held, idle: false, connections: Arc::clone(connections) })
     }
 
     /// What statements run on.
     pub(super) fn connection(&mut self) -> &mut PgConnection {
-        self.connection.as_mut().expect("it is there until it is dropped")
+        self.held.as_mut().expect("it is there until it is dropped").connection()
     }
 
     /// Ends what was begun and keeps it.
@@ -84,10 +83,10 @@ impl Session {
     /// Ends what only read. Nothing could be lost, so nobody waits for it, if the runtime has threads of its own: else it would stay
     /// open for as long as the host does something else.
     pub(super) async fn leave(self) {
-        let runtime = self.runtime.clone();
+        let runtime = self.held.as_ref().map(|held| held.runtime.clone());
         let end = async { drop(self.commit().await) };
-        match runtime.runtime_flavor() {
-            RuntimeFlavor::MultiThread => drop(runtime.spawn(end)),
+        match runtime {
+            Some(runtime) if runtime.runtime_flavor() == RuntimeFlavor::MultiThread => drop(runtime.spawn(end)),
             _ => end.await,
         }
     }
@@ -100,12 +99,10 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        // The pool has a task see to it; who drops a call need not be within the runtime.
-        let _entered = self.runtime.enter();
-        if let Some(mut connection) = self.connection.take()
-            && !self.idle
-        {
-            connection.close_on_drop();
+        match self.held.take() {
+            Some(held) if self.idle => self.connections.leave(held),
+            Some(held) => held.close(),
+            None => {}
         }
     }
 }
@@ -113,7 +110,7 @@ impl Drop for Session {
 impl PostgresRepository {
     /// A connection of the pool with a transaction, on a schema that has the version of this release and keeps it till the end.
     pub(super) async fn begin(&self) -> Result<Session, Problem> {
-        let mut session = Session::open(&self.pool).await?;
+        let mut session = Session::open(&self.connections).await?;
         let text = format!("{BEGIN}; {}", entering(self.schema.as_str()));
         match session.run(AssertSqlSafe(text).into_sql_str()).await {
             Ok(()) => Ok(session),
@@ -136,11 +133,11 @@ impl PostgresRepository {
 
     async fn call(&self, query: Statement<'_>, lost: fn(Problem) -> Problem) -> Result<Vec<PgRow>, Problem> {
         if self.prefers_another_level.load(Ordering::Relaxed) {
-            let mut session = Session::begin(&self.pool).await?;
+            let mut session = Session::begin(&self.connections).await?;
             let rows = query.fetch_all(session.connection()).await;
             return session.end(rows.map_err(Problem::from)).await;
         }
-        let mut session = Session::open(&self.pool).await?;
+        let mut session = Session::open(&self.connections).await?;
         let rows = query.fetch_all(session.connection()).await;
         session.idle = rows.as_ref().err().is_none_or(is_answer);
         if rows.as_ref().err().is_some_and(is_of_another_level) {
@@ -149,18 +146,19 @@ impl PostgresRepository {
         rows.map_err(|error| lost(error.into()))
     }
 
-    /// The same problem, or that it comes from a schema of another version or name.
+    /// The same problem, or that it comes from a schema of another version or name, or of which something is gone.
     pub(super) async fn explained(&self, problem: Problem) -> Problem {
         let Problem::Sql(error) = problem else { return problem };
-        if !may_come_from_the_schema(&error) {
+        if !is_of_functions(&error) && !is_of_tables(&error) {
             return error.into();
         }
-        let Ok(mut session) = Session::begin(&self.pool).await else { return error.into() };
+        let Ok(mut session) = Session::begin(&self.connections).await else { return error.into() };
         let found = version(&mut session, self.schema.as_str()).await;
         session.roll_back().await;
         match found {
             Ok(Some(found)) if found < KNOWN => Problem::OlderSchema { found, known: KNOWN },
-            Ok(Some(_)) => Problem::OtherName(error),
+            Ok(Some(_)) if is_of_functions(&error) => Problem::OtherFunctions(error),
+            Ok(Some(_)) => Problem::Damaged(error),
             Err(newer @ Problem::NewerSchema { .. }) => newer,
             _ => error.into(),
         }
@@ -168,37 +166,53 @@ impl PostgresRepository {
 }
 
 /// Brings a schema up to what this release writes.
-pub(super) async fn migrate(pool: &PgPool, schema: &str) -> Result<(), Problem> {
+pub(super) async fn migrate(connections: &Arc<Connections>, schema: &str) -> Result<(), Problem> {
     // Who needs to change nothing needs no permission to, and waits for no other who migrates. What it has read of the version would
     // hold up those: that must end before it waits for them.
-    let mut session = Session::begin(pool).await?;
+    let mut session = Session::begin(connections).await?;
     let is_done = is_done(&mut session, schema).await;
-    if session.end(is_done).await? {
+    if session.end(is_done).await.map_err(of_migration)? {
         return Ok(());
     }
-    let mut session = Session::begin(pool).await?;
+    let mut session = Session::begin(connections).await?;
     let migrated = migrate_in(&mut session, schema).await;
-    session.end(migrated).await
+    session.end(migrated).await.map_err(of_migration)
+}
+
+/// The same of a migration: a table that it does not find, nobody brings back, and functions that it does not find are the server's.
+fn of_migration(problem: Problem) -> Problem {
+    match problem {
+        Problem::Sql(error) if is_of_tables(&error) => Problem::Damaged(error),
+        Problem::Sql(error) if is_of_functions(&error) => Problem::OtherServer(error),
+        other => other,
+    }
 }
 
 async fn is_done(session: &mut Session, schema: &str) -> Result<bool, Problem> {
-    if version(session, schema).await? != Some(KNOWN) || moved(session, schema).await?.is_some() {
+    if version(session, schema).await? != Some(KNOWN) {
         return Ok(false);
     }
-    let names: Vec<&str> =
-        FUNCTIONS.split("\nCREATE OR REPLACE FUNCTION ").skip(1).filter_map(|one| one.split('(').next()).collect();
-    let query = "SELECT count(DISTINCT p.proname) FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = p.pronamespace \
-        WHERE n.nspname = $1 AND p.proname::text = ANY($2)";
-    let query = sqlx::query_scalar::<_, i64>(query).bind(schema).bind(&names);
-    if query.fetch_one(session.connection()).await? < names.len() as i64 {
+    let made = FUNCTIONS.split("\nCREATE OR REPLACE FUNCTION ").skip(1).filter_map(|one| one.split('(').next());
+    let lasting = LASTING.iter().map(|(name, _)| *name);
+    if !missing(session, schema, made.chain(lasting).collect()).await?.is_empty()
+        || moved(session, schema).await?.is_some()
+    {
         return Ok(false);
     }
     // Any function that looks where it did when it was made.
     let text = format!("SELECT FROM \"{schema}\".cards({}, '{{}}')", known(schema));
     match session.run(AssertSqlSafe(text).into_sql_str()).await {
-        Err(Problem::Sql(error)) if may_come_from_the_schema(&error) => Ok(false),
+        Err(Problem::Sql(error)) if is_of_functions(&error) => Ok(false),
         called => called.map(|()| true),
     }
+}
+
+/// Those of these functions that the schema does not have.
+async fn missing(session: &mut Session, schema: &str, functions: Vec<&str>) -> Result<Vec<String>, Problem> {
+    let query = "SELECT name FROM unnest($2::text[]) AS name WHERE NOT EXISTS (SELECT FROM pg_proc AS p \
+        JOIN pg_namespace AS n ON n.oid = p.pronamespace WHERE n.nspname = $1 AND p.proname = name)";
+    let query = sqlx::query_scalar(query).bind(schema).bind(functions);
+    Ok(query.fetch_all(session.connection()).await?)
 }
 
 /// What a caller believes of a schema, as an argument of its functions.
@@ -259,6 +273,17 @@ async fn migrate_in(session: &mut Session, schema: &str) -> Result<(), Problem> 
             .bind(version)
             .execute(session.connection())
             .await?;
+    }
+    // In a schema that has no store yet, others may have functions of these names.
+    let gone = if found.is_some() {
+        missing(session, schema, LASTING.map(|(name, _)| name).into()).await?
+    } else {
+        Vec::new()
+    };
+    for (name, text) in LASTING {
+        if found.is_none() || gone.iter().any(|gone| gone == name) {
+            session.run(text.into_sql_str()).await?;
+        }
     }
     session.run(FUNCTIONS.into_sql_str()).await?;
     if let Some(ahead) = moved(session, schema).await? {

@@ -11,7 +11,6 @@ use sqlx::AssertSqlSafe;
 use sqlx::postgres::PgPool;
 use uuid::Uuid;
 
-use crate::adapters::rows::Rows;
 use crate::approval::ApprovalRequest;
 use crate::card::{Card, CardState};
 use crate::certificate::Certificate;
@@ -29,10 +28,12 @@ mod commit;
 mod connection;
 mod decode;
 mod pages;
+mod pool;
 mod problem;
 mod queries;
 mod statements;
 
+use pool::Connections;
 use problem::Problem;
 
 /// A [`CardRepository`] in a schema of a PostgreSQL database (14 or newer, in UTF-8), for as many instances as the host runs.
@@ -40,6 +41,10 @@ use problem::Problem;
 /// It works on the host's own [`PgPool`], so time-outs, the size of the pool and TLS are the host's to choose: TLS is a feature of
 /// `sqlx` (`tls-rustls-ring`, `tls-native-tls` and others), which the host enables in its own dependency on `sqlx` 0.9. Calls must
 /// be awaited within a tokio runtime, as all of `sqlx`'s. A pooler between must keep sessions, or know prepared statements.
+///
+/// As long as the pool may open more connections, or has some at rest, a call leaves its own for the next one: the pool gets it back once
+/// nobody has taken it for 20 to 40 ms, or after a second. What the pool does when it gives a connection or gets one back (`before_acquire`, `after_release`,
+/// a sign of life) is done for such a chain of calls, not for each.
 ///
 /// Nothing is created silently: call [`migrate`](Self::migrate) where the host is installed or starts.
 ///
@@ -79,7 +84,7 @@ use problem::Problem;
 /// ```
 #[derive(Clone)]
 pub struct PostgresRepository {
-    pool: PgPool,
+    connections: Arc<Connections>,
     schema: SchemaName,
     /// Whether the database prefers another level than READ COMMITTED, so that each transaction must name it.
     prefers_another_level: Arc<AtomicBool>,
@@ -137,7 +142,7 @@ const TRIES: usize = 8;
 impl PostgresRepository {
     /// A store in this schema. Nothing is asked of the database yet.
     pub fn new(pool: PgPool, schema: SchemaName) -> Self {
-        Self { pool, schema, prefers_another_level: Arc::default() }
+        Self { connections: Connections::of(pool), schema, prefers_another_level: Arc::default() }
     }
 
     /// Creates the schema and what is in it, or brings it up to what this release writes. Does nothing if it is: call it at every
@@ -145,10 +150,11 @@ impl PostgresRepository {
     /// all their calls are [`RepositoryError::Rejected`], as are those of a release that is newer than the schema.
     ///
     /// # Errors
-    /// - [`RepositoryError::Rejected`]: it is a schema of a newer release, a permission is missing, or the database is not in UTF-8.
+    /// - [`RepositoryError::Rejected`]: it is a schema of a newer release, a table of the store is gone or something else has its name, a
+    ///   permission is missing, the database is not in UTF-8, or the server is older than 14.
     /// - Others as every call.
     pub async fn migrate(&self) -> Result<(), RepositoryError> {
-        self.patiently(|| connection::migrate(&self.pool, self.schema.as_str())).await
+        self.patiently(|| connection::migrate(&self.connections, self.schema.as_str())).await
     }
 
     /// A statement for this schema.
@@ -193,8 +199,7 @@ impl CardRepository for PostgresRepository {
         if changes.is_empty() {
             return Ok(());
         }
-        let rows = Rows::of(changes, commit::TERM_BYTES).map_err(|error| self.failed(error.into()))?;
-        let conflicts = self.patiently(|| self.try_commit(&rows)).await?;
+        let conflicts = self.patiently(|| self.try_commit(changes)).await?;
         if conflicts.is_empty() { Ok(()) } else { Err(CommitError::Conflicts(conflicts)) }
     }
 

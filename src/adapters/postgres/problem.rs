@@ -24,8 +24,12 @@ pub(super) enum Problem {
     NewerSchema { found: i32, known: i32 },
     #[error("its version is {found}, this release wants {known}: call `migrate()` first")]
     OlderSchema { found: i32, known: i32 },
-    #[error("something is missing in it, or it had another name when it was migrated: call `migrate()` first")]
-    OtherName(#[source] sqlx::Error),
+    #[error("its functions are gone, or are those of another name that it had: call `migrate()` first ({})", said(.0))]
+    OtherFunctions(#[source] sqlx::Error),
+    #[error("a part of it is gone that `migrate()` does not bring back; restore it from a backup ({})", said(.0))]
+    Damaged(#[source] sqlx::Error),
+    #[error("the server has not what a store needs; it must be PostgreSQL 14 or newer ({})", said(.0))]
+    OtherServer(#[source] sqlx::Error),
     #[error("the database stores texts as {0}; it must be created with ENCODING 'UTF8'")]
     Encoding(String),
     #[error("{object} already has a history entry {sequence}")]
@@ -63,7 +67,11 @@ impl Problem {
         };
         let reason = format!("schema `{schema}`: {what}");
         let source: Option<Box<dyn StdError + Send + Sync>> = match self {
-            Self::Sql(error) | Self::Commit(error) | Self::OtherName(error) => Some(Box::new(error)),
+            Self::Sql(error)
+            | Self::Commit(error)
+            | Self::OtherFunctions(error)
+            | Self::Damaged(error)
+            | Self::OtherServer(error) => Some(Box::new(error)),
             Self::Unreadable { source, .. } => Some(source),
             Self::Unwritable(error) => Some(Box::new(error)),
             _ => None,
@@ -95,9 +103,27 @@ pub(super) fn is_of_another_level(error: &sqlx::Error) -> bool {
     code(error).as_deref() == Some("CW003")
 }
 
-/// Whether a schema of another version or name would be the reason: what refuses it in `functions.sql`, or nothing there of that name.
-pub(super) fn may_come_from_the_schema(error: &sqlx::Error) -> bool {
-    matches!(code(error).as_deref(), Some("CW001" | "42P01" | "42703" | "42883" | "3F000"))
+/// Whether a schema of another version or name would be the reason: `enter` in `functions.sql` has refused it, or there is no such
+/// function.
+pub(super) fn is_of_functions(error: &sqlx::Error) -> bool {
+    matches!(code(error).as_deref(), Some("CW001" | "42883" | "3F000")) && !is_of_tables(error)
+}
+
+/// Whether there is no such table or column, or none of that type, for which there is no such operator.
+pub(super) fn is_of_tables(error: &sqlx::Error) -> bool {
+    match code(error).as_deref() {
+        Some("42883") => error.as_database_error().is_some_and(|error| error.message().starts_with("operator ")),
+        code => matches!(code, Some("42P01" | "42703")),
+    }
+}
+
+/// What the server says, without the types of a function's arguments.
+fn said(error: &sqlx::Error) -> String {
+    let message = error.as_database_error().map_or("", |error| error.message());
+    match (message.split_once('('), message.rsplit_once(')')) {
+        (Some((before, _)), Some((_, after))) if message.starts_with("function ") => format!("{before}{after}"),
+        _ => message.to_owned(),
+    }
 }
 
 /// Whether an answer to what ends a transaction says for sure that nothing was stored. Of what ends the connection, nobody knows when
@@ -148,6 +174,11 @@ fn judge_code(code: &str, message: &str) -> (Remedy, String) {
         "42P01" | "42703" | "42883" | "3F000" => {
             (GiveUp, "there is no store in it, or an old one: call `migrate()` first")
         }
+        "42P07" | "42710" | "42723" => (
+            GiveUp,
+            "what a store is made of is there already, though its table `cardwright_migration` does not say so: take another \
+             schema, or restore that table from a backup",
+        ),
         "25006" => (GiveUp, "the server or the session is read-only; connect to the primary"),
         "54000" => (GiveUp, "a key is longer than an index takes (about 2,700 bytes)"),
         "26000" => {

@@ -95,9 +95,3 @@ CREATE TABLE history (
     PRIMARY KEY (transaction, position)
 );
 CREATE UNIQUE INDEX history_by_object ON history (object, sequence);
-
--- The clock of leases. Tests that let time pass replace it.
-CREATE FUNCTION moment() RETURNS timestamptz LANGUAGE sql VOLATILE AS 'SELECT clock_timestamp()';
-
--- How far the numbers in `transaction` are ahead of the server's own: a server to which the store was moved counts from its own beginning.
-CREATE FUNCTION ahead() RETURNS bigint LANGUAGE sql STABLE AS 'SELECT 0::bigint';

@@ -8,6 +8,15 @@ pub(super) const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
 /// Waits for all who have entered, and holds up who is about to.
 pub(super) const MIGRATING: &str = "LOCK TABLE @cardwright_migration IN ACCESS EXCLUSIVE MODE";
 
+/// The clock of leases. Tests that let time pass replace it.
+const MOMENT: &str = "CREATE FUNCTION moment() RETURNS timestamptz LANGUAGE sql VOLATILE AS 'SELECT clock_timestamp()'";
+
+/// How far the numbers in `transaction` are ahead of the server's own: a server to which the store was moved counts from its own beginning.
+const AHEAD: &str = "CREATE FUNCTION ahead() RETURNS bigint LANGUAGE sql STABLE AS 'SELECT 0::bigint'";
+
+/// Functions that are not made anew by each migration, by name.
+pub(super) const LASTING: [(&str, &str); 2] = [("moment", MOMENT), ("ahead", AHEAD)];
+
 macro_rules! statements {
     ($($name:ident: $text:expr;)*) => {
         $(pub(super) const $name: &str = $text;)*
