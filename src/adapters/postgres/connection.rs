@@ -9,7 +9,7 @@ use tokio::runtime::RuntimeFlavor;
 
 use super::PostgresRepository;
 use super::pool::{Connections, Held};
-use super::problem::{Problem, is_answer, is_of_another_level, is_of_functions, is_of_tables};
+use super::problem::{Problem, is_answer, is_of_another_level, is_of_functions, is_of_tables, is_the_last};
 use super::queries::Statement;
 use super::statements::{BEGIN, LASTING, MIGRATING};
 
@@ -139,7 +139,7 @@ impl PostgresRepository {
         }
         let mut session = Session::open(&self.connections).await?;
         let rows = query.fetch_all(session.connection()).await;
-        session.idle = rows.as_ref().err().is_none_or(is_answer);
+        session.idle = rows.as_ref().err().is_none_or(|error| is_answer(error) && !is_the_last(error));
         if rows.as_ref().err().is_some_and(is_of_another_level) {
             self.prefers_another_level.store(true, Ordering::Relaxed);
         }

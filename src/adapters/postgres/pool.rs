@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnection, PgPool, Postgres};
 use tokio::runtime::{self, Handle};
-use tokio::task::JoinHandle;
 
 /// For how long a connection waits for the next call, and how often those that have waited longer are given back to the pool.
 const WAITING: Duration = Duration::from_millis(20);
@@ -57,15 +56,8 @@ pub(super) struct Connections {
 struct AtHand {
     /// Each with when it was left; the last one is taken first.
     left: Vec<(Held, Instant)>,
-    /// The runtime that all of them are of, and its task that gives back what nobody takes.
-    sweeping: Option<(runtime::Id, JoinHandle<()>)>,
-}
-
-impl AtHand {
-    /// The runtime of those that are left, as long as it sweeps.
-    fn runtime(&self) -> Option<runtime::Id> {
-        self.sweeping.as_ref().filter(|(_, task)| !task.is_finished()).map(|(id, _)| *id)
-    }
+    /// The runtime that all of them are of, as long as a task of it gives back what nobody takes.
+    swept_by: Option<runtime::Id>,
 }
 
 impl Connections {
@@ -86,7 +78,7 @@ impl Connections {
     fn last_left(&self, runtime: &Handle) -> Option<(Held, Instant)> {
         let mut at_hand = self.at_hand();
         // What a runtime that stands still or has ended would have to wake is of no use to another.
-        if self.pool.is_closed() || at_hand.runtime() != Some(runtime.id()) { None } else { at_hand.left.pop() }
+        if self.pool.is_closed() || at_hand.swept_by != Some(runtime.id()) { None } else { at_hand.left.pop() }
     }
 
     /// Leaves one on which nothing is begun for the next call, unless others may wait for it.
@@ -95,17 +87,16 @@ impl Connections {
         if !is_spare || self.pool.is_closed() || held.since.elapsed() >= KEPT {
             return;
         }
-        if self.at_hand().runtime().is_none() {
-            // Not while that is locked: on a runtime that has ended, the task ends here and now.
-            let task = held.runtime.spawn(Swept(Arc::clone(self)).sweep());
-            let mut at_hand = self.at_hand();
-            if at_hand.runtime().is_none() {
-                at_hand.sweeping = Some((held.runtime.id(), task));
-            }
-        }
+        let runtime = held.runtime.clone();
         let mut at_hand = self.at_hand();
-        if at_hand.runtime() == Some(held.runtime.id()) {
+        let is_first = at_hand.swept_by.is_none();
+        if *at_hand.swept_by.get_or_insert(runtime.id()) == runtime.id() {
             at_hand.left.push((held, Instant::now()));
+        }
+        drop(at_hand);
+        if is_first {
+            // On a runtime that has ended, it ends here and now.
+            drop(runtime.spawn(Swept { connections: Arc::clone(self), is_over: false }.sweep()));
         }
     }
 
@@ -114,35 +105,38 @@ impl Connections {
     }
 }
 
-/// Gives back what nobody takes; all of it when it ends, as it does with its runtime.
-struct Swept(Arc<Connections>);
+/// Gives back what nobody takes; all of it when its runtime ends.
+struct Swept {
+    connections: Arc<Connections>,
+    /// Whether nothing is left.
+    is_over: bool,
+}
 
 impl Swept {
-    async fn sweep(self) {
-        loop {
+    async fn sweep(mut self) {
+        while !self.is_over {
             tokio::time::sleep(WAITING).await;
-            let (overdue, is_over) = {
-                let mut at_hand = self.0.at_hand();
+            let overdue: Vec<_> = {
+                let mut at_hand = self.connections.at_hand();
                 let count = at_hand.left.partition_point(|(_, at)| at.elapsed() >= WAITING);
-                let overdue: Vec<_> = at_hand.left.drain(..count).collect();
-                let is_over = at_hand.left.is_empty();
-                if is_over {
+                let overdue = at_hand.left.drain(..count).collect();
+                if at_hand.left.is_empty() {
                     // Whoever leaves one from now on has another begin.
-                    at_hand.sweeping = None;
+                    at_hand.swept_by = None;
+                    self.is_over = true;
                 }
-                (overdue, is_over)
+                overdue
             };
             drop(overdue);
-            if is_over {
-                return;
-            }
         }
     }
 }
 
 impl Drop for Swept {
     fn drop(&mut self) {
-        let left = std::mem::take(&mut self.0.at_hand().left);
-        drop(left);
+        if !self.is_over {
+            let AtHand { left, .. } = std::mem::take(&mut *self.connections.at_hand());
+            drop(left);
+        }
     }
 }

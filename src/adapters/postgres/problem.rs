@@ -2,6 +2,8 @@
 
 use std::error::Error as StdError;
 
+use sqlx::postgres::{PgDatabaseError, PgSeverity};
+
 use crate::adapters::rows::Unwritable;
 use crate::host::RepositoryError;
 
@@ -112,7 +114,7 @@ pub(super) fn is_of_functions(error: &sqlx::Error) -> bool {
 /// Whether there is no such table or column, or none of that type, for which there is no such operator.
 pub(super) fn is_of_tables(error: &sqlx::Error) -> bool {
     match code(error).as_deref() {
-        Some("42883") => error.as_database_error().is_some_and(|error| error.message().starts_with("operator ")),
+        Some("42883") => of_server(error).is_some_and(|error| error.routine() == Some("op_error")),
         code => matches!(code, Some("42P01" | "42703")),
     }
 }
@@ -131,6 +133,15 @@ fn said(error: &sqlx::Error) -> String {
 pub(super) fn is_answer(error: &sqlx::Error) -> bool {
     let ends = |code: &str| ["08", "57", "58", "XX"].contains(&code.get(..2).unwrap_or_default());
     code(error).is_some_and(|code| code == "57014" || !ends(&code))
+}
+
+/// Whether the server ends the connection with it.
+pub(super) fn is_the_last(error: &sqlx::Error) -> bool {
+    of_server(error).is_some_and(|error| matches!(error.severity(), PgSeverity::Fatal | PgSeverity::Panic))
+}
+
+fn of_server(error: &sqlx::Error) -> Option<&PgDatabaseError> {
+    error.as_database_error()?.try_downcast_ref()
 }
 
 fn judge(error: &sqlx::Error) -> (Remedy, String) {
