@@ -6,9 +6,11 @@
 //!
 //! curl -s localhost:8080/runs/CardsAddonExtProdBoProcOrderMultiple -H 'x-user: olga' -X POST >run.json
 //! jq '[., {selection: {ids: [{user: "p1"}, {user: "p500"}, {user: "nobody"}]}}]' run.json | curl -sN localhost:8080/work -H 'x-user: olga' --json @-
-//! curl -s 'localhost:8080/cards?state=requested' -H 'x-user: olga'      (ids; approve p500's, abort p1's)
+//! curl -s 'localhost:8080/cards?state=requested' -H 'x-user: olga'      (ids; withdraw p1's, approve p500's)
+//! curl -s localhost:8080/do/CardsProcAbortRequest -H 'x-user: olga' --json '{"selection": {"ids": [{"request": "…"}]}}'
 //! curl -s localhost:8080/do/CardsProcApproval -H 'x-user: anton' --json '{"selection": {"ids": [{"request": "…"}]}, "values": {"decision": "approve"}}'
-//! curl -s localhost:8080/do/CardsAddonExtProdProcAbort -H 'x-user: olga' --json '{"selection": {"ids": [{"card": "…"}]}}'
+//! curl -s localhost:8080/do/CardsAddonExtProdProcAbort -H 'x-user: olga' --json '{"selection": {"ids": [{"card": "…"}]}}'    (of one approved,
+//!     within five seconds: later it is sent)
 //! curl -s localhost:8080/health; curl -s localhost:8080/doubts -H 'x-user: petra'       (seconds later: p500's, lost)
 //! curl -s localhost:8080/do/CardsProcResolveDoubt -H 'x-user: petra' --json '{"selection": {"ids": [{"job": "…"}]},
 //!     "values": {"doubt": "<id>/<doubts>", "resolution": "give up", "reason": "they have lost it"}}'
@@ -21,8 +23,7 @@ use std::sync::Arc;
 
 use axum::extract::{FromRequestParts, Path, Query, State};
 use axum::http::{StatusCode, header, request::Parts};
-use axum::response::sse::{Event, Sse};
-use axum::response::{IntoResponse, Response};
+use axum::response::{IntoResponse, Response, Sse, sse::Event};
 use axum::routing::{get, post};
 use axum::{Json, Router, middleware::map_response};
 use cardwright::host::CardQuery;
@@ -34,11 +35,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-#[derive(Clone)]
-struct App {
-    engine: Arc<Engine>,
-    watch: Watch,
-}
+type App = (Arc<Engine>, Watch);
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -54,7 +51,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .route("/doubts", get(doubts))
         .route("/health", get(health))
         .layer(map_response(told))
-        .with_state(App { engine, watch: worker.watch() });
+        .with_state((engine, worker.watch()));
     let listener = tokio::net::TcpListener::bind(("127.0.0.1", port)).await?;
     println!("listening on http://{}", listener.local_addr()?);
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
@@ -79,7 +76,7 @@ impl FromRequestParts<App> for Caller {
             _ => return Err(Problem::new(StatusCode::UNAUTHORIZED, "who", "x-user must be olga, anton or petra")),
         };
         let actor = shared::actor(login, role).map_err(|error| Problem::new(StatusCode::UNAUTHORIZED, "who", error))?;
-        Ok(Self(Arc::clone(&app.engine), actor))
+        Ok(Self(Arc::clone(&app.0), actor))
     }
 }
 
@@ -100,7 +97,10 @@ async fn work(
     let (events, receiver) = mpsc::channel(4);
     tokio::spawn(async move {
         let event = |name, data: Value| Event::default().event(name).json_data(data);
-        let Ok(mut execution) = engine.next(&run, answer).await else { return };
+        let mut execution = match engine.next(&run, answer).await {
+            Ok(execution) => execution,
+            Err(error) => return drop(events.send(event("problem", Problem::from(error).1)).await),
+        };
         while let Ok(Some(outcomes)) = execution.next_chunk().await {
             let progress = execution.progress();
             let data = json!({"outcomes": outcomes, "done": progress.items, "of": progress.total});
@@ -142,8 +142,8 @@ async fn doubts(Caller(engine, _): Caller) -> Result<Json<Vec<Job>>, Problem> {
     Ok(Json(engine.doubts(None, 50).await?))
 }
 
-async fn health(State(app): State<App>) -> Result<Json<Health>, Problem> {
-    Ok(Json(app.watch.health().await?))
+async fn health(State((_, watch)): State<App>) -> Result<Json<Health>, Problem> {
+    Ok(Json(watch.health().await?))
 }
 
 /// A problem as RFC 9457 has it.

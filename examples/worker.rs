@@ -25,14 +25,12 @@ use cardwright::{Role, UserId};
 async fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);
     let (mut address, mut order, mut once) = ("worker.db".to_owned(), 0, false);
-    let usage = || {
-        format!("usage: worker [store] [--order N] [--once], not {:?}", std::env::args().skip(1).collect::<Vec<_>>())
-    };
+    let usage = "usage: worker [store] [--order N] [--once]; a number comes after --order";
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
             "--once" => once = true,
-            "--order" => order = arguments.next().and_then(|number| number.parse().ok()).ok_or_else(usage)?,
-            option if option.starts_with('-') => return Err(usage().into()),
+            "--order" => order = arguments.next().and_then(|number| number.parse().ok()).ok_or(usage)?,
+            option if option.starts_with('-') => return Err(usage.into()),
             _ => address = argument,
         }
     }
@@ -53,7 +51,16 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .schedule("CardsAddonExtProdBatchSyncOrder", lanes)?
         .schedule("CardsAddonExtProdBatchSyncStatus", lanes)?;
     if once {
-        for (process, report) in worker.run_once().await? {
+        let mut failed = None;
+        for (process, report) in worker.run_once().await {
+            let report = match report {
+                Ok(report) => report,
+                Err(error) => {
+                    println!("{process}: {}", shared::words(&error));
+                    failed = Some(error);
+                    continue;
+                }
+            };
             println!(
                 "{process}: done: {:?}, in doubt: {}, refused: {:?}",
                 report.done, report.in_doubt, report.refused
@@ -62,11 +69,11 @@ async fn main() -> Result<(), Box<dyn Error>> {
                 println!("{process}: broken off: {why}");
             }
         }
-        return Ok(());
+        return failed.map_or(Ok(()), |error| Err(error.into()));
     }
     let figures = tokio::spawn(tell(worker.watch()));
-    // The address may hold a password.
-    println!("working on {}; Ctrl-C to stop", address.rsplit('@').next().unwrap_or_default());
+    // An address may hold a password.
+    println!("working on {}; Ctrl-C to stop", if address.contains("://") { "PostgreSQL" } else { &address });
     let stopped = worker.run(async { drop(tokio::signal::ctrl_c().await) }).await;
     figures.abort();
     println!("stopped: {stopped:?}");

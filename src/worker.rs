@@ -27,7 +27,7 @@ use crate::process::{Answer, RegistryError};
 /// Every process that is offered to the background service on a schedule is run: what is due is done at once, lane by lane; where
 /// nothing is due, the worker waits. Where the outside does not want to be called, or the store is away, all lanes of that process
 /// leave it alone, for longer each time. Waits are stretched or shortened a little at random, so that instances that were
-/// started together do not call together.
+/// started together do not go on calling together.
 ///
 /// Any number of workers may run on one store, in any number of processes: each job is claimed by one of them. A worker that
 /// dies loses nothing; what it had claimed is claimed by others when the lease ends.
@@ -137,7 +137,7 @@ impl Schedule {
 /// How a worker came to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stopped {
-    /// Everything that was begun is finished, and nothing is claimed any more.
+    /// Everything that was begun is finished, and what else was claimed is released; if the store is away just then, its leases end.
     Finished,
     /// So many lanes were cut off when the grace was over. What they had claimed is claimed again when the leases end; what was being
     /// sent is looked for or in doubt then.
@@ -243,13 +243,14 @@ impl Worker {
         Stopped::CutOff(left)
     }
 
-    /// Runs each process once, until nothing is due any more, and gives the reports of those that did something or were broken off,
-    /// one for each lane.
+    /// Runs each process once, until nothing is due any more, and gives what became of those lanes that did something or were broken
+    /// off: the report, which says so if the run was, or why no run could be opened. A process that is switched off has nothing to do.
     ///
-    /// # Errors
-    /// What opening a run says. A run that was broken off says so in its report.
-    pub async fn run_once(&self) -> Result<Vec<(SymbolicName, Report)>, Error> {
-        let mut reports = Vec::new();
+    /// # Panics
+    /// Where a process of the host's panics; once all others are done.
+    pub async fn run_once(&self) -> Vec<(SymbolicName, Result<Report, Error>)> {
+        let mut told = Vec::new();
+        let mut panicked = None;
         for (name, schedule) in &self.schedules {
             let mut lanes = JoinSet::new();
             for _ in 0..schedule.lanes {
@@ -261,16 +262,20 @@ impl Worker {
             }
             while let Some(joined) = lanes.join_next().await {
                 match joined {
-                    Ok(report) => {
-                        let told = report?.filter(|report| report.items > 0 || report.interrupted.is_some());
-                        reports.extend(told.map(|report| (name.clone(), report)));
+                    Ok(Ok(Some(report))) if report.items > 0 || report.interrupted.is_some() => {
+                        told.push((name.clone(), Ok(report)));
                     }
-                    Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+                    Ok(Ok(_) | Err(Error::Disabled { .. })) => {}
+                    Ok(Err(error)) => told.push((name.clone(), Err(error))),
+                    Err(error) if error.is_panic() => panicked = Some(error.into_panic()),
                     Err(_) => {}
                 }
             }
         }
-        Ok(reports)
+        match panicked {
+            Some(panic) => std::panic::resume_unwind(panic),
+            None => told,
+        }
     }
 
     fn lane(&self, process: &SymbolicName) -> Lane {

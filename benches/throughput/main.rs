@@ -88,7 +88,7 @@ fn main() -> Fallible {
 }
 
 fn on_server(server: &Server, cards: usize, wanted: impl Fn(&str) -> bool, files: &Files) -> Fallible {
-    println!("\n{}", server.describe()?);
+    println!("\n{}", server.describe(cards == FULL)?);
     if wanted("postgres") {
         postgres::throughput(server, cards / 4, files)?;
     }

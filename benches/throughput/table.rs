@@ -33,7 +33,7 @@ pub(crate) struct Measured {
 impl Measured {
     pub(crate) fn heading() {
         println!(
-            "{:<44} {:>10} {:>12} {:>7} {:>11} {:>6}  reached",
+            "{:<54} {:>10} {:>12} {:>7} {:>11} {:>6}  reached",
             "what (medians)", "cards/s", "bare cards/s", "ratio", "spread", "goal"
         );
     }
@@ -60,7 +60,7 @@ impl Measured {
             None => ("-".to_owned(), "-"),
         };
         println!(
-            "{:<44} {:>10.0} {:>12.0} {ratio:>7.2} {spread:>11} {goal:>6}  {reached}",
+            "{:<54} {:>10.0} {:>12.0} {ratio:>7.2} {spread:>11} {goal:>6}  {reached}",
             self.what,
             self.engine(),
             self.bare(),

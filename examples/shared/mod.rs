@@ -22,7 +22,7 @@ use sqlx::postgres::PgPoolOptions;
 
 /// A store by its address: `postgres://…`, or the path of an SQLite file.
 pub(crate) async fn store(address: &str) -> Result<Arc<dyn CardRepository>, Box<dyn Error>> {
-    if !address.starts_with("postgres") {
+    if !address.contains("://") {
         return Ok(Arc::new(SqliteRepository::open(address)?));
     }
     // Connected when it is first used, so that what is wrong is told in the store's words.

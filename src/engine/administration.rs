@@ -57,6 +57,9 @@ fn source_key(script: &str, hash: &str) -> String {
     format!("options/{script}/{hash}")
 }
 
+/// How often a commit with an unknown outcome is made in all.
+const COMMITS_OF_UNKNOWN: u32 = 3;
+
 impl Engine {
     /// The options in force. A stored script that does not load in this release is listed by [`Options::broken`]; the options of the others can be
     /// read.
@@ -369,12 +372,36 @@ impl Engine {
         }
     }
 
-    /// Stores; false if others were first.
+    /// Stores; false if others were first, or perhaps ourselves: the caller looks again.
     pub(super) async fn commit_record(&self, changes: &ChangeSet) -> Result<bool, Error> {
-        match self.repository.commit(changes).await {
+        match self.commit_again(changes).await.0 {
             Ok(()) => Ok(true),
             Err(CommitError::Conflicts(_)) => Ok(false),
             Err(CommitError::Store(source)) => Err(Error::Store { during: "storing a record", source }),
+        }
+    }
+
+    /// Commits, and again while the outcome is unknown: should the first one be stored, its versions and reservations refuse the
+    /// second. Whether the outcome was unknown goes with it: then a conflict may be with ourselves. Nothing but success or a
+    /// conflict makes it known.
+    pub(super) async fn commit_again(&self, changes: &ChangeSet) -> (Result<(), CommitError>, bool) {
+        let mut unknown = None;
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let error = match self.repository.commit(changes).await {
+                Err(CommitError::Store(error)) => error,
+                known => return (known, unknown.is_some()),
+            };
+            if unknown.is_none() && !matches!(error, crate::host::RepositoryError::OutcomeUnknown { .. }) {
+                return (Err(CommitError::Store(error)), false);
+            }
+            let first = unknown.take().unwrap_or(error);
+            if tries >= COMMITS_OF_UNKNOWN {
+                return (Err(CommitError::Store(first)), true);
+            }
+            unknown = Some(first);
+            self.clock.sleep(std::time::Duration::from_millis(50 << tries)).await;
         }
     }
 }

@@ -28,10 +28,6 @@ use crate::process::{ItemId, Outcome, Plan, Process, Refusal, RefusalCode, Slot}
 /// How often an item is loaded and planned again when others change it at the same time.
 const PLANS_PER_ITEM: usize = 4;
 
-/// How often a commit with an unknown outcome is made again. Doing so is safe: if the first one was stored, its versions and
-/// reservations refuse the second.
-const COMMITS_OF_UNKNOWN: usize = 3;
-
 /// Stops a run after the call to the outside or the commit it is at.
 #[derive(Clone, Debug, Default)]
 pub struct StopHandle(Arc<AtomicBool>);
@@ -502,21 +498,12 @@ impl Execution<'_> {
         }
     }
 
-    /// Commits, again if the outcome is unknown: should the first one have been stored, the second conflicts with it.
+    /// Commits; where the outcome was unknown, a conflict may be with ourselves.
     async fn commit_once(&self, changes: &ChangeSet) -> Result<(), CommitError> {
-        let mut outcome = self.engine.repository.commit(changes).await;
-        for _ in 1..COMMITS_OF_UNKNOWN {
-            match outcome {
-                Err(CommitError::Store(RepositoryError::OutcomeUnknown { .. })) => {
-                    outcome = self.engine.repository.commit(changes).await;
-                    if matches!(outcome, Err(CommitError::Conflicts(_))) && self.is_stored(changes).await {
-                        return Ok(());
-                    }
-                }
-                known => return known,
-            }
+        match self.engine.commit_again(changes).await {
+            (Err(CommitError::Conflicts(_)), true) if self.is_stored(changes).await => Ok(()),
+            (outcome, _) => outcome,
         }
-        outcome
     }
 
     /// Whether everything that a change set takes is held as it says. Each item takes a key of its own, and a commit is all

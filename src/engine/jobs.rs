@@ -74,6 +74,14 @@ pub(super) struct By<'a> {
     since: DateTime<Utc>,
 }
 
+/// What jobs are performed with, and what became of them.
+pub(super) struct Work<'a> {
+    /// Cards as they were stored last, as far as they are known.
+    pub(super) cards: BTreeMap<CardId, Card>,
+    by: By<'a>,
+    done: &'a mut Vec<Done>,
+}
+
 /// What is to be stored for one job.
 pub(super) enum Answer {
     Placed(PlaceAnswer),
@@ -213,12 +221,13 @@ impl Engine {
     }
 
     /// Performs jobs. The cards given are as the links before stored them, and need not be loaded.
-    async fn perform_these(&self, jobs: Vec<Job>, mut cards: BTreeMap<CardId, Card>, by: By<'_>) -> Performed {
+    async fn perform_these(&self, jobs: Vec<Job>, cards: BTreeMap<CardId, Card>, by: By<'_>) -> Performed {
         let mut kinds: BTreeMap<JobKind, Vec<Job>> = BTreeMap::new();
         for job in jobs {
             kinds.entry(job.kind()).or_default().push(job);
         }
         let mut performed = Performed { done: Vec::new(), halted: BTreeSet::new(), failed: None };
+        let mut work = Work { cards, by, done: &mut performed.done };
         for (kind, jobs) in kinds {
             let size = match kind {
                 JobKind::PlaceOrder => self.settings.orders_per_call,
@@ -234,7 +243,7 @@ impl Engine {
             if kind == JobKind::TrackOrder {
                 // All at once: a question to the bureau does no harm to what was changed meanwhile. Without them, each call loads its own.
                 match self.cards_by_id(jobs.iter().filter_map(|job| job.card).collect()).await {
-                    Ok(loaded) => cards.extend(loaded),
+                    Ok(loaded) => work.cards.extend(loaded),
                     Err(error) => tracing::warn!(error = %with_causes(&error), "cards are loaded for each call"),
                 }
             }
@@ -243,21 +252,20 @@ impl Engine {
             while !halted && !by.stop.is_stopped() && jobs.peek().is_some() {
                 let mut batch: Vec<Job> = jobs.by_ref().take(size.max(1)).collect();
                 let claims: Vec<(JobId, u64)> = batch.iter().map(|job| (job.id, job.version)).collect();
-                let done = &mut performed.done;
                 let tried = match self.keep_claims(&mut batch, by.since).await {
                     Err(error) => Err(error),
                     Ok(()) => match kind {
-                        JobKind::PlaceOrder => self.place(batch, by, done).await,
-                        JobKind::TrackOrder => self.track(batch, &mut cards, by, done).await,
-                        JobKind::PrepareCard => self.prepare(batch, &mut cards, by, done).await,
-                        JobKind::IssueCertificate => self.issue(batch, &mut cards, by, done).await,
-                        JobKind::FinishCard => self.finish(batch, &mut cards, by, done).await,
-                        JobKind::DiscardCard => self.discard(batch, by, done).await,
+                        JobKind::PlaceOrder => self.place(batch, &mut work).await,
+                        JobKind::TrackOrder => self.track(batch, &mut work).await,
+                        JobKind::PrepareCard => self.prepare(batch, &mut work).await,
+                        JobKind::IssueCertificate => self.issue(batch, &mut work).await,
+                        JobKind::FinishCard => self.finish(batch, &mut work).await,
+                        JobKind::DiscardCard => self.discard(batch, &mut work).await,
                         JobKind::HoldCertificate | JobKind::RemoveHold | JobKind::RevokeCertificate => {
-                            self.tell_ca(batch, &mut cards, by, done).await
+                            self.tell_ca(batch, &mut work).await
                         }
-                        JobKind::Notify => self.notify(batch, by, done).await,
-                        JobKind::Custom => self.custom(batch, by, done).await,
+                        JobKind::Notify => self.notify(batch, &mut work).await,
+                        JobKind::Custom => self.custom(batch, &mut work).await,
                     },
                 };
                 halted = match tried {
@@ -336,7 +344,7 @@ impl Engine {
     }
 
     /// Places orders; true if the bureau does not want to be called for now.
-    async fn place(&self, jobs: Vec<Job>, by: By<'_>, done: &mut Vec<Done>) -> Result<bool, Error> {
+    async fn place(&self, jobs: Vec<Job>, work: &mut Work<'_>) -> Result<bool, Error> {
         let Some(bureau) = self.bureau.as_deref() else { return self.leave(jobs).await };
         let cards = self.cards_by_id(jobs.iter().filter_map(|job| job.card).collect()).await?;
         let holders: BTreeSet<UserId> = cards.values().filter_map(|card| card.holder.clone()).collect();
@@ -377,7 +385,7 @@ impl Engine {
             halted = stop;
             answers.extend(sent);
         }
-        self.store(answers, About::of(cards), by, done).await?;
+        self.store(answers, About::of(cards), work).await?;
         Ok(halted)
     }
 
@@ -511,13 +519,7 @@ impl Engine {
     }
 
     /// Reads statuses; true if the bureau does not want to be called for now.
-    async fn track(
-        &self,
-        jobs: Vec<Job>,
-        cards: &mut BTreeMap<CardId, Card>,
-        by: By<'_>,
-        done: &mut Vec<Done>,
-    ) -> Result<bool, Error> {
+    async fn track(&self, jobs: Vec<Job>, work: &mut Work<'_>) -> Result<bool, Error> {
         let Some(bureau) = &self.bureau else { return self.leave(jobs).await };
         let order_ids: Vec<String> = jobs
             .iter()
@@ -526,7 +528,7 @@ impl Engine {
                 _ => String::new(),
             })
             .collect();
-        let about = About::of(jobs.iter().filter_map(|job| cards.remove_entry(&job.card?)).collect());
+        let about = About::of(jobs.iter().filter_map(|job| work.cards.remove_entry(&job.card?)).collect());
         let statuses = self.in_time(bureau.status(&order_ids), self.settings.call_time_out).await;
         let no_answer = |reason: &str| vec![StatusOutcome::Unavailable { reason: reason.to_owned() }; jobs.len()];
         let mut statuses = statuses.unwrap_or_else(|| no_answer("the bureau did not answer in time"));
@@ -559,12 +561,12 @@ impl Engine {
             answers.push((job, answer));
         }
         let halted = !answers.is_empty() && waits == answers.len();
-        self.store(answers, about, by, done).await?;
+        self.store(answers, about, work).await?;
         Ok(halted)
     }
 
     /// Sends messages; at least once, each always under the same id.
-    async fn notify(&self, jobs: Vec<Job>, by: By<'_>, done: &mut Vec<Done>) -> Result<bool, Error> {
+    async fn notify(&self, jobs: Vec<Job>, work: &mut Work<'_>) -> Result<bool, Error> {
         let sends = jobs.into_iter().map(|job| async move {
             let sent = match &job.task {
                 Task::Notify(message) => self.tell(message).await,
@@ -583,7 +585,7 @@ impl Engine {
             (job, answer)
         });
         let answers = futures::future::join_all(sends).await;
-        self.store(answers, About::default(), by, done).await?;
+        self.store(answers, About::default(), work).await?;
         Ok(false)
     }
 
@@ -594,7 +596,7 @@ impl Engine {
     }
 
     /// Performs a host's own job.
-    async fn custom(&self, jobs: Vec<Job>, by: By<'_>, done: &mut Vec<Done>) -> Result<bool, Error> {
+    async fn custom(&self, jobs: Vec<Job>, work: &mut Work<'_>) -> Result<bool, Error> {
         let mut answers = Vec::with_capacity(jobs.len());
         for job in jobs {
             let performer = match &job.task {
@@ -642,7 +644,7 @@ impl Engine {
             };
             answers.push((job, answer));
         }
-        self.store(answers, About::default(), by, done).await?;
+        self.store(answers, About::default(), work).await?;
         Ok(false)
     }
 
@@ -655,17 +657,16 @@ impl Engine {
         &self,
         answers: Vec<(Job, Answer)>,
         about: About,
-        by: By<'_>,
-        done: &mut Vec<Done>,
+        work: &mut Work<'_>,
     ) -> Result<(), Error> {
         let mut batches = vec![Batch { about, ..Batch::of(answers) }];
         let mut settled = Vec::new();
         let mut failed = None;
         let mut setbacks = 0;
         while let Some(mut batch) = batches.pop() {
-            let error = match self.store_batch(&mut batch, &mut settled, by).await {
+            let error = match self.store_batch(&mut batch, &mut settled, work.by).await {
                 Ok(Stored { applied, later }) => {
-                    done.extend(applied);
+                    work.done.extend(applied);
                     setbacks = 0;
                     batches.extend((!later.is_empty()).then(|| Batch::of(later)));
                     continue;
@@ -711,7 +712,7 @@ impl Engine {
                 }
             }
         }
-        self.tell_settled(settled, done).await;
+        self.tell_settled(settled, work.done).await;
         failed.map_or(Ok(()), Err)
     }
 
@@ -720,6 +721,7 @@ impl Engine {
         if batch.stale {
             self.reload(&mut batch.answers, settled).await?;
             batch.stale = false;
+            batch.looks = true;
         }
         let mut at_hand = BTreeSet::new();
         let (now, later): (Vec<_>, Vec<_>) = batch
@@ -729,7 +731,7 @@ impl Engine {
         batch.answers = now;
         let about = std::mem::take(&mut batch.about);
         let stored = async {
-            let about = self.load_about(&batch.answers, about).await?;
+            let about = self.load_about(&batch.answers, about, batch.looks).await?;
             let (changes, mut applied) = self.apply_all(&batch.answers, about, by);
             if !changes.is_empty() {
                 self.repository.commit(&changes).await?;
@@ -755,7 +757,15 @@ impl Engine {
 
     /// What these answers are about, as far as it is not known yet: the cards, their certificates where the answer is about these,
     /// and who holds the keys that come.
-    async fn load_about(&self, answers: &[(Job, Answer)], mut about: About) -> Result<About, RepositoryError> {
+    ///
+    /// At first, the key of a new certificate is taken without a look: that somebody holds it is a conflict, upon which everything is
+    /// looked at.
+    async fn load_about(
+        &self,
+        answers: &[(Job, Answer)],
+        mut about: About,
+        looks: bool,
+    ) -> Result<About, RepositoryError> {
         let cards_of = |wanted: &dyn Fn(&Job, &Answer) -> bool| -> Vec<CardId> {
             let cards = answers.iter().filter(|(job, answer)| wanted(job, answer)).filter_map(|(job, _)| job.card);
             cards.collect::<BTreeSet<_>>().into_iter().collect()
@@ -777,7 +787,9 @@ impl Engine {
         });
         with_certificates.retain(|card| !about.certificates.contains_key(card));
         about.certificates.extend(self.certificates_of(with_certificates).await?);
-        let keys: Vec<String> = answers.iter().flat_map(|(_, answer)| keys_in(answer)).collect();
+        let is_new = |answer: &Answer| matches!(answer, Answer::Production(ProductionAnswer::Issued(_)));
+        let looked_for = answers.iter().filter(|(_, answer)| looks || !is_new(answer));
+        let keys: Vec<String> = looked_for.flat_map(|(_, answer)| keys_in(answer)).collect();
         if !keys.is_empty() {
             let held = self.repository.reservations(&keys).await?;
             about.held = held.into_iter().map(|held| (held.key, held.owner)).collect();
@@ -1006,6 +1018,9 @@ impl Engine {
             let remark = match &answer {
                 Answer::Placed(PlaceAnswer::Accepted(accepted)) => Some(format!("accepted as {}", accepted.order_id)),
                 Answer::Production(answer) => production::done_remark(answer),
+                Answer::Placed(PlaceAnswer::InDoubt { reason }) | Answer::JobDoubt { reason } => {
+                    (job.state == JobState::InDoubt).then(|| reason.clone())
+                }
                 _ => None,
             };
             let already = remark.is_some() && job.remark == remark && job.attempts == sent.attempts;
@@ -1019,8 +1034,8 @@ impl Engine {
                 answer => answer,
             };
             match answer {
-                answer if waits => answers.push((job, answer)),
                 _ if already => settled.push(job.id),
+                answer if waits => answers.push((job, answer)),
                 Answer::Placed(PlaceAnswer::Accepted(accepted)) => {
                     answers.push((job, Answer::LateAcceptance { order_id: accepted.order_id }));
                 }
@@ -1097,13 +1112,15 @@ struct Batch {
     about: About,
     /// Whether the jobs must be loaded again first.
     stale: bool,
+    /// Whether that was so once, and they are looked at before they are tried.
+    looks: bool,
     /// How often something else changed what they are about.
     conflicts: u32,
 }
 
 impl Batch {
     fn of(answers: Vec<(Job, Answer)>) -> Self {
-        Self { answers, about: About::default(), stale: false, conflicts: 0 }
+        Self { answers, about: About::default(), stale: false, looks: false, conflicts: 0 }
     }
 }
 

@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use futures::future::{join_all, join3};
 
 use super::Engine;
-use super::jobs::{About, Answer, By, Done, clean};
+use super::jobs::{About, Answer, Work, clean};
 use crate::card::Card;
 use crate::certificate::{Certificate, CertificateState, IssuedCertificate, StateAtCa};
 use crate::error::{During as _, Error};
@@ -40,15 +40,9 @@ const LONGEST_ISSUER: usize = 4000;
 
 impl Engine {
     /// Prepares cards; true if the personalizer does not want to be called for now.
-    pub(super) async fn prepare(
-        &self,
-        jobs: Vec<Job>,
-        cards: &mut BTreeMap<CardId, Card>,
-        by: By<'_>,
-        done: &mut Vec<Done>,
-    ) -> Result<bool, Error> {
+    pub(super) async fn prepare(&self, jobs: Vec<Job>, work: &mut Work<'_>) -> Result<bool, Error> {
         let Some(personalizer) = &self.personalizer else { return self.leave(jobs).await };
-        let Waiting { at_hand, mut answers, about, .. } = self.waiting(jobs, cards).await?;
+        let Waiting { at_hand, mut answers, about, .. } = self.waiting(jobs, work).await?;
         let mut fresh = Vec::new();
         for (job, card) in at_hand {
             if job.attempt.is_some() {
@@ -72,19 +66,13 @@ impl Engine {
             (job, answer)
         });
         answers.extend(join_all(calls).await);
-        self.store_all(answers, about, by, done).await
+        self.store_all(answers, about, work).await
     }
 
     /// Has certificates issued. An order that was perhaps taken is looked for first.
-    pub(super) async fn issue(
-        &self,
-        jobs: Vec<Job>,
-        cards: &mut BTreeMap<CardId, Card>,
-        by: By<'_>,
-        done: &mut Vec<Done>,
-    ) -> Result<bool, Error> {
+    pub(super) async fn issue(&self, jobs: Vec<Job>, work: &mut Work<'_>) -> Result<bool, Error> {
         let Some(authority) = &self.certificate_authority else { return self.leave(jobs).await };
-        let Waiting { at_hand, answers, asked_for, about } = self.waiting(jobs, cards).await?;
+        let Waiting { at_hand, answers, asked_for, about } = self.waiting(jobs, work).await?;
         let mut answers = self.look_for_the_late(authority.as_ref(), answers).await;
         let (again, fresh): (Vec<_>, Vec<_>) = at_hand.into_iter().partition(|(job, _)| job.attempt.is_some());
         let mut ordered = Vec::new();
@@ -128,7 +116,7 @@ impl Engine {
         });
         let (first, looks, unwanted) = join3(join_all(first), join_all(looks), join_all(unwanted)).await;
         answers.extend(first.into_iter().chain(looks).chain(unwanted));
-        self.store_all(answers, about, by, done).await
+        self.store_all(answers, about, work).await
     }
 
     /// A card may have failed while its certificate was asked for: what came of that is looked for, so that it can be revoked.
@@ -205,17 +193,11 @@ impl Engine {
     }
 
     /// Puts certificates on hold, takes them off hold, revokes them.
-    pub(super) async fn tell_ca(
-        &self,
-        jobs: Vec<Job>,
-        cards: &mut BTreeMap<CardId, Card>,
-        by: By<'_>,
-        done: &mut Vec<Done>,
-    ) -> Result<bool, Error> {
+    pub(super) async fn tell_ca(&self, jobs: Vec<Job>, work: &mut Work<'_>) -> Result<bool, Error> {
         let Some(authority) = &self.certificate_authority else { return self.leave(jobs).await };
         let (holds, others): (Vec<_>, Vec<_>) =
             jobs.into_iter().partition(|job| job.kind() == JobKind::HoldCertificate);
-        let Waiting { at_hand, mut answers, mut about, .. } = self.waiting(holds, cards).await?;
+        let Waiting { at_hand, mut answers, mut about, .. } = self.waiting(holds, work).await?;
         let jobs = at_hand.into_iter().map(|(job, _)| job).chain(others);
         let named: Vec<_> = jobs.filter_map(|job| Some((named_certificate(&job)?, job))).collect();
         let ids: Vec<_> = named.iter().map(|(id, _)| *id).collect();
@@ -234,7 +216,7 @@ impl Engine {
         for certificate in certificates.into_values() {
             about.add(certificate.card, [certificate]);
         }
-        self.store_all(answers, about, by, done).await
+        self.store_all(answers, about, work).await
     }
 
     async fn ask_ca(&self, authority: &dyn CertificateAuthority, job: &Job, certificate: &Certificate) -> Answer {
@@ -263,15 +245,9 @@ impl Engine {
     }
 
     /// Finishes cards: PIN and PUK are drawn here, and handed on once.
-    pub(super) async fn finish(
-        &self,
-        jobs: Vec<Job>,
-        cards: &mut BTreeMap<CardId, Card>,
-        by: By<'_>,
-        done: &mut Vec<Done>,
-    ) -> Result<bool, Error> {
+    pub(super) async fn finish(&self, jobs: Vec<Job>, work: &mut Work<'_>) -> Result<bool, Error> {
         let Some(personalizer) = &self.personalizer else { return self.leave(jobs).await };
-        let Waiting { mut at_hand, mut answers, mut about, .. } = self.waiting(jobs, cards).await?;
+        let Waiting { mut at_hand, mut answers, mut about, .. } = self.waiting(jobs, work).await?;
         let mut halted = false;
         if self.certificate_authority.is_none() {
             let certified = |card: &Card| card.production.as_ref().is_some_and(|made| !made.certificates.is_empty());
@@ -307,7 +283,7 @@ impl Engine {
             (job, answer)
         });
         answers.extend(join_all(calls).await);
-        Ok(self.store_all(answers, about, by, done).await? || halted)
+        Ok(self.store_all(answers, about, work).await? || halted)
     }
 
     async fn finish_one(
@@ -444,7 +420,7 @@ impl Engine {
     }
 
     /// Has cards put aside that are not finished any more.
-    pub(super) async fn discard(&self, jobs: Vec<Job>, by: By<'_>, done: &mut Vec<Done>) -> Result<bool, Error> {
+    pub(super) async fn discard(&self, jobs: Vec<Job>, work: &mut Work<'_>) -> Result<bool, Error> {
         let Some(personalizer) = &self.personalizer else { return self.leave(jobs).await };
         let calls = jobs.into_iter().map(|job| async move {
             let handle = if let Task::DiscardCard { handle } = &job.task { handle.as_str() } else { "" };
@@ -458,15 +434,15 @@ impl Engine {
             (job, answer)
         });
         let answers = join_all(calls).await;
-        self.store_all(answers, About::default(), by, done).await
+        self.store_all(answers, About::default(), work).await
     }
 
     /// The jobs whose card's production waits for them, with the card; answers for the others. Of the cards that are known already,
     /// it takes those of the jobs.
-    async fn waiting(&self, jobs: Vec<Job>, known: &mut BTreeMap<CardId, Card>) -> Result<Waiting, Error> {
+    async fn waiting(&self, jobs: Vec<Job>, work: &mut Work<'_>) -> Result<Waiting, Error> {
         let (mut cards, mut unknown) = (BTreeMap::new(), BTreeSet::new());
         for id in jobs.iter().filter_map(|job| job.card).collect::<BTreeSet<_>>() {
-            match known.remove(&id) {
+            match work.cards.remove(&id) {
                 Some(card) => drop(cards.insert(id, card)),
                 None => drop(unknown.insert(id)),
             }
@@ -505,16 +481,10 @@ impl Engine {
     }
 
     /// Stores answers; true if all say that it is not for now.
-    async fn store_all(
-        &self,
-        answers: Vec<(Job, Answer)>,
-        about: About,
-        by: By<'_>,
-        done: &mut Vec<Done>,
-    ) -> Result<bool, Error> {
+    async fn store_all(&self, answers: Vec<(Job, Answer)>, about: About, work: &mut Work<'_>) -> Result<bool, Error> {
         let not_now = |answer: &Answer| matches!(answer, Answer::Later { .. } | Answer::NotDone { .. });
         let halted = !answers.is_empty() && answers.iter().all(|(_, answer)| not_now(answer));
-        self.store(answers, about, by, done).await?;
+        self.store(answers, about, work).await?;
         Ok(halted)
     }
 

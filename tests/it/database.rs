@@ -57,6 +57,16 @@ impl Database {
         Self::named(&format!("test_{id}"))
     }
 
+    /// A database of its own, without a schema.
+    pub(crate) fn apart() -> Self {
+        let mut database = Self::without_store();
+        let name = database.schema.as_str();
+        let create = format!("CREATE DATABASE \"{name}\" ENCODING 'UTF8' LOCALE 'C' TEMPLATE template0");
+        runtime().block_on(database.run(&create));
+        database.options = database.options.database(name);
+        database
+    }
+
     /// The schema with this name, as another process has made it.
     pub(crate) fn named(schema: &str) -> Self {
         let options = server().application_name(schema);

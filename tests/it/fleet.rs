@@ -181,9 +181,9 @@ impl Fleet {
         *self.counts.entry(what).or_default() += 1;
     }
 
-    /// Something goes wrong.
-    fn disturb(&mut self) {
-        match self.below(10) {
+    /// Something goes wrong: which of these, of ten.
+    fn disturb(&mut self, what: usize) {
+        match what {
             0..=2 => {
                 let place = self.below(WORKERS);
                 self.workers[place].kill();
@@ -193,7 +193,7 @@ impl Fleet {
             3..=6 => {
                 let backends = "SELECT count(pg_terminate_backend(pid)) FROM (SELECT pid FROM pg_stat_activity \
                     WHERE backend_type = 'client backend' AND pid <> pg_backend_pid() ORDER BY random() LIMIT 3) AS backend";
-                if self.number(backends).is_some() {
+                if self.number(backends).is_some_and(|cut| cut > 0) {
                     self.count("times three connections were cut");
                 }
             }
@@ -236,7 +236,8 @@ impl Fleet {
             assert!(self.begun.elapsed() < DEADLINE, "it does not come to an end; {:?}: {}", self.counts, self.log());
             thread::sleep(Duration::from_millis(if wrong { 400 } else { 300 }));
             if wrong {
-                self.disturb();
+                let what = self.below(10);
+                self.disturb(what);
             }
             self.operators.retain_mut(|(_, operator)| {
                 !operator.0.try_wait().is_ok_and(|ended| ended.is_some_and(|s| s.success()))
@@ -282,6 +283,9 @@ fn a_fleet_orders_for_everybody_once_whatever_goes_wrong() {
     fleet.workers = (0..WORKERS).map(|_| fleet.process("work")).collect();
     // Some people are on the lists of both.
     fleet.operators = [1, people() * 2 / 5 + 1].map(|first| (first, fleet.process(&format!("order {first}")))).into();
+    fleet.until(|fleet| fleet.cards() > 0, false);
+    // Each at least once, whatever is drawn.
+    [0, 3, 7, 8].into_iter().for_each(|what| fleet.disturb(what));
     fleet.until(|fleet| fleet.cards() >= everybody / 2, true);
     fleet.server.tell("stop");
     thread::sleep(Duration::from_secs(1));
@@ -328,5 +332,7 @@ fn a_fleet_orders_for_everybody_once_whatever_goes_wrong() {
     let problems: Vec<String> =
         evidence.parts(200).iter().flat_map(|part| broken(&[AT_EVERY_STEP, ONCE_RECOVERED].concat(), part)).collect();
     assert!(problems.is_empty(), "{}", problems.join("\n"));
-    assert!(killed > 0, "some were killed: {:?}", fleet.counts);
+    // Of few people the operators are done before one can be killed.
+    let kinds = if people() < 1_000 { 3 } else { 4 };
+    assert!(fleet.counts.len() >= kinds, "each went wrong: {:?}", fleet.counts);
 }

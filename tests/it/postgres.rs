@@ -1,5 +1,6 @@
 //! What is particular to the store in PostgreSQL; the contract of every store is checked by the conformance kit.
 
+use std::collections::BTreeSet;
 use std::error::Error;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::pin::pin;
@@ -10,10 +11,15 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use cardwright::adapters::postgres::{PostgresRepository, SchemaName};
+use cardwright::adapters::simulator::SimulatedClock;
 use cardwright::host::{
-    CardQuery, CardRepository, CertificateQuery, ClaimRequest, CommitError, RepositoryError, TextPrefix,
+    CardQuery, CardRepository, CertificateQuery, ClaimRequest, Clock as _, CommitError, JobQuery, RepositoryError,
+    RequestQuery, SystemClock, TextPrefix,
 };
-use cardwright::{Attempt, Card, CardId, ChangeSet, Conflict, Job, ObjectId, Record, RequestId, StoredId, Why};
+use cardwright::process::Answer;
+use cardwright::{
+    Attempt, Card, CardId, CardState, ChangeSet, Conflict, Job, ObjectId, Record, RequestId, StoredId, Why,
+};
 use futures::future::{Either, join_all, select};
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool};
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _};
@@ -23,6 +29,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::sync::Notify;
 
 use crate::database::{Database, pool_of, runtime, server};
+use crate::office::{self, ORDER, ORDER_SCRIPT, SYNC_ORDERS, operator, run_id, service, user_item};
 use crate::sqlite::{Office, conflicts, reservation};
 
 type Tested = Result<(), Box<dyn Error>>;
@@ -292,6 +299,33 @@ fn a_function_that_is_gone_comes_back_with_the_next_migration() -> Tested {
         wait(store.migrate())?;
         wait(calls())?;
     }
+    Ok(())
+}
+
+#[test]
+fn a_migration_makes_functions_of_another_build_anew() -> Tested {
+    let database = Database::new();
+    let store = database.store();
+    let changes = cards(&["a"]);
+    wait(store.commit(&changes))?;
+    // What they take or give was something else.
+    wait(database.run(
+        "DROP FUNCTION @cards(text, uuid[]);
+         CREATE FUNCTION @cards(known text, ids uuid[]) RETURNS boolean LANGUAGE sql AS 'SELECT false';
+         CREATE FUNCTION @certificates_of(known text, cards uuid[], after uuid, at_most bigint) RETURNS boolean LANGUAGE sql AS 'SELECT false';
+         CREATE FUNCTION @mine(a integer) RETURNS integer LANGUAGE sql AS 'SELECT a';
+         COMMENT ON FUNCTION @enter(text) IS 'another build'",
+    ));
+    wait(store.migrate())?;
+    assert_eq!(wait(store.cards(&ids(&changes)))?.len(), 1);
+    let query = "SELECT proname::text FROM pg_proc WHERE pronamespace = $1::regnamespace \
+        AND proname IN ('cards', 'certificates_of', 'mine') ORDER BY 1";
+    let query = sqlx::query_scalar::<_, String>(query).bind(database.schema.as_str());
+    assert_eq!(
+        wait(query.fetch_all(&database.pool()))?,
+        ["cards", "certificates_of", "mine"],
+        "one of each, and the host's own"
+    );
     Ok(())
 }
 
@@ -618,14 +652,44 @@ fn a_deadlock_is_tried_again() -> Tested {
 }
 
 #[test]
+fn what_others_are_always_in_the_way_of_is_given_up_for_now() -> Tested {
+    let database = Database::new();
+    let refusing = "CREATE SEQUENCE @tries;
+        CREATE FUNCTION @refuse() RETURNS trigger LANGUAGE plpgsql AS
+            'BEGIN PERFORM nextval(TG_ARGV[0]::regclass); RAISE EXCEPTION ''not now'' USING ERRCODE = ''40001''; END';
+        CREATE TRIGGER refusing BEFORE INSERT ON @card FOR EACH ROW EXECUTE FUNCTION @refuse('@tries')";
+    wait(database.run(refusing));
+    unavailable(failure(wait(database.store().commit(&cards(&["a"])))), "others changed the same");
+    let tries: i64 = wait(sqlx::query_scalar("SELECT last_value FROM tries").fetch_one(&mut wait(beside(&database))))?;
+    assert_eq!(tries, 8);
+    Ok(())
+}
+
+#[test]
+fn a_server_that_only_reads_for_now_is_away() -> Tested {
+    let database = Database::new();
+    let options = database.options.clone().options([("default_transaction_read_only", "on")]);
+    unavailable(failure(wait(store_on(options, &database.schema).commit(&cards(&["a"])))), "read-only");
+    Ok(())
+}
+
+#[test]
+fn outside_a_runtime_nothing_is_done_and_that_is_said() -> Tested {
+    let database = Database::new();
+    let store = database.store();
+    rejected(futures::executor::block_on(store.cards(&[])), "within a tokio runtime");
+    assert_eq!(wait(store.cards(&[]))?, []);
+    Ok(())
+}
+
+#[test]
 fn overlapping_batches_in_any_order_wait_for_one_another() -> Tested {
     const AT_ONCE: usize = 6;
     const ROUNDS: usize = 15;
-    let database = Database::without_store();
-    // In a database of their own, so that deadlocks of others are not counted.
+    // So that deadlocks of others are not counted.
+    let database = Database::apart();
     let name = database.schema.as_str();
-    wait(database.run(&format!("CREATE DATABASE \"{name}\" ENCODING 'UTF8' LOCALE 'C' TEMPLATE template0")));
-    let options = server().database(name).application_name(&format!("{name} x"));
+    let options = database.options.clone().application_name(&format!("{name} x"));
     let store = || {
         let _entered = runtime().enter();
         PostgresRepository::new(pool_of(2).connect_lazy_with(options.clone()), database.schema.clone())
@@ -828,15 +892,13 @@ fn a_call_may_be_dropped_outside_the_runtime() -> Tested {
 // ---- the line ----------------------------------------------------------------------------------------------------------
 
 /// When a proxy cuts the line.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 enum Cut {
     Never,
-    /// Before the server hears of a commit.
+    /// Before the server hears of a statement.
     Before,
-    /// After the server has answered to a commit, before the client hears of that.
+    /// After the server has answered to a statement, before the client hears of that.
     After,
-    /// After the server has answered to a statement with arguments, before the client hears of that.
-    AfterStatement,
 }
 
 /// Holds one message of the client.
@@ -871,6 +933,8 @@ struct Proxy {
     port: u16,
     statements: Arc<AtomicUsize>,
     hold: Arc<Hold>,
+    /// How many statements pass before the one at which it cuts.
+    passing: Arc<AtomicUsize>,
 }
 
 impl Proxy {
@@ -882,19 +946,25 @@ impl Proxy {
         let hold = Hold { passing: AtomicUsize::new(usize::MAX), held: Notify::new(), goes_on: Notify::new() };
         let hold = Arc::new(hold);
         let holds = Arc::clone(&hold);
+        let passing = Arc::new(AtomicUsize::new(0));
+        let passes = Arc::clone(&passing);
         tokio::spawn(async move {
-            let mut cut = cut;
             while let Ok((client, _)) = listener.accept().await {
                 let server = TcpStream::connect((server().get_host(), server().get_port())).await.expect("the server");
-                // Only the first line is cut.
-                Self::pass(client, server, cut, &counted, &holds).await;
-                cut = Cut::Never;
+                Self::pass(client, server, cut, &passes, &counted, &holds).await;
             }
         });
-        Self { port, statements, hold }
+        Self { port, statements, hold, passing }
     }
 
-    async fn pass(client: TcpStream, server: TcpStream, cut: Cut, statements: &AtomicUsize, hold: &Hold) {
+    async fn pass(
+        client: TcpStream,
+        server: TcpStream,
+        cut: Cut,
+        passing: &AtomicUsize,
+        statements: &AtomicUsize,
+        hold: &Hold,
+    ) {
         for line in [&client, &server] {
             line.set_nodelay(true).expect("it is set");
         }
@@ -911,12 +981,12 @@ impl Proxy {
                 let mut body = vec![0; u32::from_be_bytes(length) as usize - 4];
                 from_client.read_exact(&mut body).await?;
                 statements.fetch_add(usize::from(matches!(kind, b'Q' | b'E')), Ordering::Relaxed);
-                let commits = kind == b'Q' && body.starts_with(b"COMMIT");
-                match cut {
-                    Cut::Before if commits => return Ok::<(), std::io::Error>(()),
-                    Cut::After if commits => done.store(true, Ordering::Relaxed),
-                    Cut::AfterStatement if kind == b'E' => done.store(true, Ordering::Relaxed),
-                    _ => {}
+                if matches!(kind, b'Q' | b'E') && passing.fetch_sub(1, Ordering::Relaxed) == 0 {
+                    match cut {
+                        Cut::Never => {}
+                        Cut::Before => return Ok::<(), std::io::Error>(()),
+                        Cut::After => done.store(true, Ordering::Relaxed),
+                    }
                 }
                 if matches!(kind, b'Q' | b'S') {
                     hold.pass().await;
@@ -953,6 +1023,8 @@ fn a_line_that_is_cut_at_commit_leaves_the_outcome_unknown() -> Tested {
     for (cut, stored) in [(Cut::After, true), (Cut::Before, false)] {
         let database = Database::new();
         let proxy = wait(Proxy::start(cut));
+        // After BEGIN and the call comes COMMIT.
+        proxy.passing.store(2, Ordering::Relaxed);
         let store = through(&proxy, &database);
         let changes = cards(&["Meier"]);
         let lost = failure(wait(store.commit(&changes)));
@@ -972,6 +1044,69 @@ fn a_line_that_is_cut_at_commit_leaves_the_outcome_unknown() -> Tested {
 }
 
 #[test]
+fn a_line_that_is_cut_at_any_statement_loses_no_card_and_orders_none_twice() {
+    let _entered = runtime().enter();
+    for cut in [Cut::Before, Cut::After] {
+        let (mut cuts, mut doubts) = (0, 0);
+        for statement in 0.. {
+            let database = Database::new();
+            let proxy = wait(Proxy::start(cut));
+            proxy.passing.store(usize::MAX, Ordering::Relaxed);
+            let clock = SimulatedClock::new(SystemClock.now()).auto();
+            let options = database.options.clone().port(proxy.port);
+            let store = PostgresRepository::new(pool_of(1).connect_lazy_with(options), database.schema.clone());
+            let office = office::Office::on(store, clock, |builder| builder);
+            office.script(ORDER_SCRIPT, "CardsAddonExtProdQueueCards = true");
+            proxy.passing.store(statement, Ordering::Relaxed);
+
+            let people = (1..=5).map(|number| user_item(&format!("u{number}"))).collect::<Vec<_>>();
+            let order = async || {
+                let run = office.engine.open_as(run_id(1), ORDER, &operator()).await?;
+                office.engine.next(&run, Answer::ids(people.clone())).await?.finish().await
+            };
+            let mut done = None;
+            for _ in 0..3 {
+                done = wait(order()).ok().filter(|report| report.interrupted.is_none());
+                if done.is_some() {
+                    break;
+                }
+            }
+            let report = done.expect("a line is cut once");
+            assert_eq!(report.done_in_all() + report.done_earlier, 5, "{cut:?} {statement}: {report:?}");
+            for _ in 0..3 {
+                drop(office.try_run(SYNC_ORDERS, &service(), Answer::new()));
+                // What was claimed and not released is free again.
+                let day = Duration::from_secs(24 * 3600);
+                wait(database.pass_time(day));
+                office.clock.advance(day);
+            }
+            let is_over = proxy.passing.load(Ordering::Relaxed) < usize::MAX / 2;
+            let cards = wait(database.store().card_page(&CardQuery::default(), None, 99)).expect("cards can be read");
+            let holders: BTreeSet<_> = cards.iter().map(|card| card.holder.clone()).collect();
+            assert_eq!((cards.len(), holders.len()), (5, 5), "{cut:?} {statement}");
+            let ledger = office.bureau.ledger();
+            // The reference of an attempt is its job and a number.
+            let job = |reference: &str| reference.rsplit_once('-').map(|(job, _)| job.to_owned());
+            let ordered_jobs: BTreeSet<_> = ledger.iter().map(|entry| job(&entry.reference)).collect();
+            assert_eq!(ledger.len(), ordered_jobs.len(), "{cut:?} {statement}: ordered once");
+            let (ordered, others): (Vec<_>, Vec<_>) = cards.iter().partition(|card| card.state() == CardState::Ordered);
+            assert!(ordered.len() <= ledger.len() && ledger.len() <= 5, "{cut:?} {statement}: {ledger:?}");
+            for card in &others {
+                assert!(card.busy.as_ref().is_some_and(|busy| busy.in_doubt), "{cut:?} {statement}: {card:?}");
+            }
+            assert!(others.len() <= 3, "no more than one call is in doubt");
+            doubts += others.len();
+            if is_over {
+                break;
+            }
+            cuts += 1;
+        }
+        println!("{cut:?}: {cuts} statements, {doubts} orders in doubt");
+        assert!(cuts > 10, "{cuts}");
+    }
+}
+
+#[test]
 fn a_line_that_is_cut_in_a_claim_leaves_the_outcome_unknown() -> Tested {
     let database = Database::new();
     let mut changes = ChangeSet::new();
@@ -982,7 +1117,7 @@ fn a_line_that_is_cut_in_a_claim_leaves_the_outcome_unknown() -> Tested {
         Err(RepositoryError::OutcomeUnknown { .. }) => {}
         other => panic!("nobody knows: {other:?}"),
     };
-    let cut_off = || through(&wait(Proxy::start(Cut::AfterStatement)), &database);
+    let cut_off = || through(&wait(Proxy::start(Cut::After)), &database);
     unknown(wait(cut_off().claim(&claim)));
     assert_eq!(wait(database.store().claim(&claim))?, [], "it was claimed, by nobody who knows");
     let claimed = wait(database.store().jobs(&[job.id]))?.remove(0);
@@ -1117,12 +1252,14 @@ fn no_call_goes_through_a_whole_table() -> Tested {
     // Nobody has told the planner yet how much there is: autovacuum comes later.
     let before = wait(touched(&database, all.cards.len()))?;
     let store = store_on(as_of("few"), &database.schema);
-    let ids = &ids(&all)[..FEW];
-    let certificates: Vec<_> = all.certificates.iter().take(FEW).map(|one| one.id).collect();
+    // From the middle: whoever reads from the beginning reads much.
+    let ids = &ids(&all)[1_000..][..FEW];
+    let certificates: Vec<_> = all.certificates.iter().skip(1_000).take(FEW).map(|one| one.id).collect();
     let jobs: Vec<_> = all.jobs.iter().take(FEW).map(|one| one.id).collect();
     let keys = |what: &str| (0..FEW).map(|number| format!("{what}/{number}")).collect::<Vec<_>>();
     let holder = all.cards[0].holder.clone().into_iter().collect::<Vec<_>>();
     let of_cards = CertificateQuery { cards: ids.to_vec(), ..CertificateQuery::default() };
+    let in_state = CertificateQuery { states: vec![all.certificates[0].state()], ..of_cards.clone() };
     let lease = Duration::from_secs(60);
     let counts = wait(async {
         let claimed = store.claim(&ClaimRequest::new("worker", FEW, lease)).await?;
@@ -1147,9 +1284,10 @@ fn no_call_goes_through_a_whole_table() -> Tested {
             renewed.len() - held.len() + FEW,
             store.cards_of(&holder, &[all.cards[0].state()]).await?.len().min(1) * FEW,
             store.certificate_page(&of_cards, None, 2 * FEW).await?.len(),
+            store.certificate_page(&in_state, None, 2 * FEW).await?.len(),
         ])
     })?;
-    assert_eq!(counts, [FEW; 11]);
+    assert_eq!(counts, [FEW; 12]);
     let mut changes = ChangeSet::new();
     for mut card in wait(store.cards(ids))? {
         card.number = Some(format!("renamed {}", card.id));
@@ -1173,6 +1311,41 @@ fn no_call_goes_through_a_whole_table() -> Tested {
         assert_eq!(scans, scans_before, "{table} was read from beginning to end");
         let read = read - read_before;
         assert!(read <= 300, "{read} entries of indices were read for a few rows of {table}");
+    }
+
+    let before = wait(touched(&database, all.cards.len() + FEW))?;
+    wait(database.is_followed());
+    let store = store_on(as_of("pages"), &database.schema);
+    let of_text = |prefix: &str| CardQuery { text: vec![TextPrefix::new("surname", prefix)], ..CardQuery::default() };
+    let of_state = CardQuery { states: vec![all.cards[0].state()], ..CardQuery::default() };
+    let middle = all.cards[1_000].id;
+    let counts = wait(async {
+        Ok::<_, RepositoryError>([
+            store.card_page(&of_state, Some(middle), FEW).await?.len(),
+            store.card_page(&of_text("meier"), Some(middle), FEW).await?.len(),
+            store.card_page(&of_text("meier 199"), None, FEW).await?.len(),
+            store.card_page(&CardQuery { holders: holder.clone(), ..CardQuery::default() }, None, FEW).await?.len()
+                * FEW,
+            store.card_page(&CardQuery::default(), Some(middle), FEW).await?.len(),
+            store.certificate_page(&CertificateQuery::default(), None, FEW).await?.len(),
+            store.request_page(&RequestQuery::default(), None, FEW).await?.len() + FEW,
+            store.job_page(&JobQuery::default(), None, FEW).await?.len(),
+            store.history(&ObjectId::Card(middle), 0, 1).await?.len() * FEW,
+            store.changes_since(None, FEW).await?.entries.len(),
+        ])
+    })?;
+    assert_eq!(counts, [FEW; 10]);
+    drop(store);
+    wait(database.left_by(&as_of("pages")));
+    let after = wait(touched(&database, all.cards.len() + FEW))?;
+    for ((table, scans, read), (_, scans_before, read_before)) in after.into_iter().zip(before) {
+        assert_eq!(scans, scans_before, "{table} was read from beginning to end for a page");
+        let read = read - read_before;
+        // Of a text, so many are counted as decide how it is looked up.
+        assert!(
+            read <= if table == "card_term" { 1_000 } else { 300 },
+            "{read} entries of indices were read for pages of {table}"
+        );
     }
     Ok(())
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use cardwright::adapters::memory::MemoryUsers;
+use cardwright::adapters::simulator::PlaceScript;
 use cardwright::host::{CardQuery, DirectoryError, JobQuery, RepositoryError, UserFilter, UserPage, UserRepository};
 use cardwright::process::{Answer, AnswerError, Filter, ItemId, Outcome, RefusalCode};
 use cardwright::{
@@ -453,6 +454,25 @@ fn a_commit_whose_outcome_is_unknown_is_made_again_and_counts_once() {
     assert_eq!(cards(&office).len(), 2);
 }
 
+#[test]
+fn an_unknown_outcome_stays_unknown_while_the_store_is_away() {
+    let (repository, clock) = store();
+    let watched = Watched::new(repository);
+    let office = Office::on(Arc::clone(&watched), clock, |builder| builder);
+    let unknown = || RepositoryError::OutcomeUnknown { reason: "the line went dead".to_owned(), source: None };
+    let away = || RepositoryError::unavailable("out for lunch");
+    watched.fail_commits([Some(unknown()), Some(away()), Some(away())]);
+    let people = || Answer::ids(["u1", "u2"].map(user_item));
+    let (report, _) = run_as(&office, run_id(1), people()).unwrap();
+    let Some(Interruption::Failed(why)) = &report.interrupted else { panic!("{report:?}") };
+    assert!(why.contains("the line went dead") && !why.contains("lunch"), "{why}");
+    // The line may be cut at a commit of the administrator's too: it is made again.
+    watched.fail_commits([Some(unknown())]);
+    office.script(ORDER_SCRIPT, "CardsAddonExtProdQueueCards = true");
+    let (report, _) = run_as(&office, run_id(1), people()).unwrap();
+    assert_eq!((report.done.get("processing"), report.interrupted), (Some(&2), None));
+}
+
 /// A directory that never answers.
 struct Silent;
 
@@ -552,4 +572,19 @@ fn a_directory_that_fails_while_orders_are_sent_leaves_nothing_claimed() {
     let report = office.sync(SYNC_ORDERS);
     assert_eq!(report.done.get("ordered"), Some(&1), "{report:?}");
     assert_eq!(office.state(card), CardState::Ordered);
+}
+
+#[test]
+fn a_doubt_that_was_stored_unheard_is_one_doubt() {
+    let (repository, clock) = store();
+    let watched = Watched::new(repository);
+    let office = Office::on(Arc::clone(&watched), clock, |builder| builder);
+    office.script(ORDER_SCRIPT, "CardsAddonExtProdQueueCards = true");
+    let card = office.order("u1");
+    office.bureau.next_place(PlaceScript::LoseReplyAfterAccepting);
+    watched.lose_answers([true]);
+    assert_eq!(office.sync(SYNC_ORDERS).in_doubt, 1);
+    let doubts = block_on(office.engine.doubts(None, 9)).expect("doubts can be read");
+    assert_eq!(doubts.iter().map(|job| job.doubts).collect::<Vec<_>>(), [1]);
+    assert_eq!(office.history(card).iter().filter(|code| *code == "in_doubt").count(), 1, "{:?}", office.history(card));
 }

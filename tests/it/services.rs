@@ -6,11 +6,15 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use cardwright::adapters::postgres::{PostgresRepository, SchemaName};
 use cardwright::adapters::sqlite::SqliteRepository;
-use cardwright::host::{CardQuery, CardRepository as _};
+use cardwright::host::{CardQuery, CardRepository};
 use cardwright::{CardState, Order};
-use futures::executor::block_on;
 use serde_json::{Value, json};
+use sqlx::ConnectOptions as _;
+use tempfile::TempDir;
+
+use crate::database::{Database, runtime};
 
 /// A program of the examples, which is stopped in the end.
 struct Program {
@@ -64,12 +68,45 @@ fn example(name: &str) -> PathBuf {
     folder.join("examples").join(format!("{name}{}", std::env::consts::EXE_SUFFIX))
 }
 
+/// Where the instances of an example keep their cards.
+enum Place {
+    File(TempDir),
+    Server(Box<Database>),
+}
+
+impl Place {
+    fn file() -> Self {
+        Self::File(tempfile::tempdir().expect("a folder"))
+    }
+
+    fn server() -> Self {
+        Self::Server(Box::new(Database::apart()))
+    }
+
+    /// As an argument of the examples.
+    fn address(&self) -> String {
+        match self {
+            Self::File(folder) => folder.path().join("office.db").to_str().expect("a plain path").to_owned(),
+            Self::Server(database) => database.options.to_url_lossy().to_string(),
+        }
+    }
+
+    fn store(&self) -> Box<dyn CardRepository> {
+        match self {
+            Self::File(_) => Box::new(SqliteRepository::open(self.address()).expect("the file opens")),
+            Self::Server(database) => {
+                Box::new(PostgresRepository::new(database.pool(), SchemaName::new("cardwright").expect("a name")))
+            }
+        }
+    }
+}
+
 /// One web service, by its address.
 struct Service(Program, String);
 
 impl Service {
-    fn start(file: &Path) -> Self {
-        let mut program = Program::start("web_service", &[file.to_str().expect("a plain path"), "0"]);
+    fn start(place: &Place) -> Self {
+        let mut program = Program::start("web_service", &[&place.address(), "0"]);
         let line = program.line("listening on http://");
         Self(program, line.replace("listening on http://", ""))
     }
@@ -112,11 +149,20 @@ fn people(ids: &[&str]) -> Value {
 
 #[test]
 fn a_run_that_one_web_service_has_opened_another_finishes() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let file = folder.path().join("office.db");
-    let (one, two) = (Service::start(&file), Service::start(&file));
+    finished_by_another(&Place::file());
+}
+
+#[test]
+fn a_run_that_one_web_service_has_opened_another_finishes_on_postgres() {
+    finished_by_another(&Place::server());
+}
+
+fn finished_by_another(place: &Place) {
+    let (one, two) = (Service::start(place), Service::start(place));
     let run = one.json("POST", ORDER, "olga", &Value::Null);
-    let wanted = people(&["p1", "p2", "p500", "nobody"]);
+    let many: Vec<String> = (101..=120).map(|number| format!("p{number}")).collect();
+    let wanted: Vec<&str> = ["p1", "p2", "p500", "nobody"].into_iter().chain(many.iter().map(String::as_str)).collect();
+    let wanted = people(&wanted);
     let (status, kind, events) = two.call("POST", "/work", "olga", &json!([run, wanted]));
     assert_eq!((status, kind.as_str()), (200, "text/event-stream"));
     let data: Vec<Value> = events
@@ -124,24 +170,44 @@ fn a_run_that_one_web_service_has_opened_another_finishes() {
         .filter_map(|line| line.strip_prefix("data: "))
         .map(|data| serde_json::from_str(data).expect("it is JSON"))
         .collect();
-    assert_eq!(data.len(), 2, "a chunk and the report: {events}");
-    assert_eq!((&data[0]["done"], &data[0]["of"]), (&json!(4), &json!(4)));
-    assert_eq!((&data[1]["done"], &data[1]["refused"]), (&json!({"requested": 3}), &json!({"not_found": 1})));
+    assert_eq!(data.len(), 3, "two chunks and the report: {events}");
+    assert_eq!((&data[0]["done"], &data[0]["of"]), (&json!(20), &json!(24)));
+    assert_eq!((&data[1]["done"], &data[1]["of"]), (&json!(24), &json!(24)));
+    assert_eq!((&data[2]["done"], &data[2]["refused"]), (&json!({"requested": 23}), &json!({"not_found": 1})));
 
     // Asked again, the first one finishes the same run, in which all is done.
     let (_, _, events) = one.call("POST", "/work", "olga", &json!([run, wanted]));
-    assert!(events.contains(r#""done_earlier":3"#), "{events}");
+    assert!(events.contains(r#""done_earlier":23"#), "{events}");
 
-    // Two orders are approved and sent, and one stays.
+    // One is withdrawn, and one aborted between approval and bureau; two are approved and sent, and the others stay or are sent.
     let requested = one.json("GET", "/cards?state=requested", "olga", &Value::Null);
-    let requests = requested.as_array().into_iter().flatten().filter(|card| card["holder"] != json!("p2"));
-    let requests: Vec<Value> = requests.map(|card| json!({"request": card["request"]})).collect();
-    let yes = json!({"selection": {"ids": requests}, "values": {"decision": "approve"}});
+    let of = |holder: &str| {
+        let mut cards = requested.as_array().into_iter().flatten();
+        cards.find(|card| card["holder"] == json!(holder)).expect("it is requested")
+    };
+    let request = |holder: &str| json!({"request": of(holder)["request"]});
+    let withdrawn = json!({"selection": {"ids": [request("p2")]}});
+    let outcome = two.json("POST", "/do/CardsProcAbortRequest", "olga", &withdrawn);
+    assert_eq!(outcome[0][1]["done"]["state"], json!("aborted"), "{outcome}");
+    let yes = |requests: &[Value]| json!({"selection": {"ids": requests}, "values": {"decision": "approve"}});
+    let aborted = many.iter().find(|holder| {
+        one.json("POST", "/do/CardsProcApproval", "anton", &yes(&[request(holder)]));
+        let abort = json!({"selection": {"ids": [{"card": of(holder)["id"]}]}});
+        let (status, _, content) = two.call("POST", "/do/CardsAddonExtProdProcAbort", "olga", &abort);
+        assert!(status == 409 || content.contains(r#""state":"aborted""#), "it is sent or aborted: {content}");
+        status == 200
+    });
+    aborted.expect("the workers do not look all the time");
+    let yes = yes(&["p1", "p500"].map(request));
     assert_eq!(two.problem("POST", "/do/CardsProcApproval", "olga", &yes), 403, "who orders does not approve");
     assert_eq!(two.json("POST", "/do/CardsProcApproval", "anton", &yes).as_array().map(Vec::len), Some(2));
     let until = Instant::now() + Duration::from_secs(60);
     let count = |path: &str| one.json("GET", path, "olga", &Value::Null).as_array().map_or(0, Vec::len);
-    while count("/cards?state=produced") < 1 || count("/doubts") < 1 {
+    let is_produced = |holder: &str| {
+        let produced = one.json("GET", "/cards?state=produced", "olga", &Value::Null);
+        produced.as_array().into_iter().flatten().any(|card| card["holder"] == json!(holder))
+    };
+    while !is_produced("p1") || count("/doubts") < 1 {
         let health = || one.json("GET", "/health", "", &Value::Null);
         assert!(Instant::now() < until, "the workers of the two do what is due: {}", health());
         std::thread::sleep(Duration::from_millis(200));
@@ -161,8 +227,8 @@ fn a_run_that_one_web_service_has_opened_another_finishes() {
 
 #[test]
 fn a_web_service_tells_problems_by_their_status() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let service = Service::start(&folder.path().join("office.db"));
+    let place = Place::file();
+    let service = Service::start(&place);
     let run = service.json("POST", ORDER, "olga", &Value::Null);
     let mut altered = run.clone();
     altered["actor"]["roles"] = json!(["card_production_administrator"]);
@@ -203,22 +269,36 @@ fn a_web_service_tells_problems_by_their_status() {
 
 #[test]
 fn two_workers_on_one_store_do_each_job_once() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let file = folder.path().join("office.db");
-    let path = file.to_str().expect("a plain path");
-    let mut once = Program::start("worker", &[path, "--order", "3", "--once"]);
-    assert_eq!(once.line("ordered"), r#"ordered: {"processing": 3}, refused: {}"#);
-    once.line(r#"done: {"done": 3, "ordered": 3}"#);
-    assert!(once.child.wait().expect("it is ours").success());
+    done_once(&Place::file());
+}
 
-    let mut workers = [Program::start("worker", &[path]), Program::start("worker", &[path, "--order", "90"])];
+#[test]
+fn two_workers_on_one_store_do_each_job_once_on_postgres() {
+    done_once(&Place::server());
+}
+
+fn done_once(place: &Place) {
+    let address = place.address();
+    let mut once = Program::start("worker", &[&address, "--order", "3", "--once"]);
+    assert_eq!(once.line("ordered"), r#"ordered: {"processing": 3}, refused: {}"#);
+    let mut said = String::new();
+    once.said.read_to_string(&mut said).expect("it prints text");
+    assert!(once.child.wait().expect("it is ours").success());
+    // One lane may have sent the orders, and another the messages.
+    let sum = |what: &str| -> u32 {
+        let key = format!("\"{what}\": ");
+        said.split(&key).skip(1).filter_map(|rest| rest.split([',', '}']).next()?.parse::<u32>().ok()).sum()
+    };
+    assert_eq!((sum("ordered"), sum("done")), (3, 3), "{said}");
+
+    let mut workers = [Program::start("worker", &[&address]), Program::start("worker", &[&address, "--order", "90"])];
     assert_eq!(workers[1].line("ordered"), r#"ordered: {"processing": 87}, refused: {OpenOrder: 3}"#);
-    workers.iter_mut().for_each(|worker| drop(worker.line("working on")));
-    let store = SqliteRepository::open(&file).expect("the file opens");
+    workers.iter_mut().for_each(|worker| assert!(!worker.line("working on").contains("://"), "it may hold a password"));
+    let store = place.store();
     let until = Instant::now() + Duration::from_secs(60);
     let produced = || {
         let query = CardQuery { states: vec![CardState::Produced], ..CardQuery::default() };
-        block_on(store.card_page(&query, None, 1000)).expect("cards can be read")
+        runtime().block_on(store.card_page(&query, None, 1000)).expect("cards can be read")
     };
     while produced().len() < 90 {
         assert!(Instant::now() < until, "{} of 90 cards are made", produced().len());

@@ -22,7 +22,7 @@ use super::shapes::{
 use crate::office::{Fallible, wait};
 use crate::recorder::{Witness, Write, is_of_records_alone};
 
-/// One transaction: one statement after the other.
+/// One transaction: its parts, one for each kind of rows.
 pub(crate) type Transaction = Vec<Part>;
 
 /// Rows of one shape.
@@ -178,6 +178,15 @@ impl Witness for RowWitness {
     }
 }
 
+/// How a transaction is written by hand.
+#[derive(Clone, Copy)]
+pub(crate) enum Way {
+    /// A statement for each kind of rows, between `BEGIN` and `COMMIT`.
+    Parts,
+    /// All kinds by one statement, which is a transaction by itself. Its parts see nothing of one another, so no row may be in two.
+    Whole,
+}
+
 /// A schema that is written by hand.
 pub(crate) struct BareSchema<'a> {
     database: &'a Database,
@@ -200,29 +209,47 @@ impl<'a> BareSchema<'a> {
         Ok(Self { database, connection })
     }
 
-    pub(crate) fn write(&mut self, transactions: &[Transaction]) -> Fallible {
+    pub(crate) fn write(&mut self, transactions: &[Transaction], way: Way) -> Fallible {
         wait(async {
             for transaction in transactions {
-                self.connection.execute("BEGIN").await?;
-                for part in transaction {
-                    let query = sqlx::query(self.database.text(&part.shape.writing()));
-                    let query = part.columns.iter().fold(query, |query, column| column.bind(query));
-                    query.execute(&mut self.connection).await?;
+                match way {
+                    Way::Parts => {
+                        self.connection.execute("BEGIN").await?;
+                        for part in transaction {
+                            self.send(&part.shape.writing(0), [part]).await?;
+                        }
+                        self.connection.execute("COMMIT").await?;
+                    }
+                    Way::Whole => {
+                        let mut parts = Vec::new();
+                        let mut given = 0;
+                        for (place, part) in transaction.iter().enumerate() {
+                            parts.push(format!("part_{place} AS ({})", part.shape.writing(given)));
+                            given += part.columns.len();
+                        }
+                        self.send(&format!("WITH {} SELECT", parts.join(", ")), transaction).await?;
+                    }
                 }
-                self.connection.execute("COMMIT").await?;
             }
             Ok(())
         })
+    }
+
+    async fn send(&mut self, text: &str, parts: impl IntoIterator<Item = &Part>) -> Fallible {
+        let columns = parts.into_iter().flat_map(|part| &part.columns);
+        let query = columns.fold(sqlx::query(self.database.text(text)), |query, column| column.bind(query));
+        query.execute(&mut self.connection).await?;
+        Ok(())
     }
 }
 
 /// What a schema holds, to see that two hold the same: for each table, rows and bytes.
 pub(crate) fn contents(database: &Database) -> Fallible<Vec<(i64, i64)>> {
     const SUMS: [&str; 6] = [
-        "SELECT count(*), coalesce(sum(length(data) + length(terms) + state), 0) FROM @card",
+        "SELECT count(*), coalesce(sum(length(data) + length(terms) + state + version), 0)::bigint FROM @card",
         "SELECT count(*), coalesce(sum(length(folded)), 0) FROM @card_term",
-        "SELECT count(*), coalesce(sum(length(data) + state), 0) FROM @certificate",
-        "SELECT count(*), coalesce(sum(length(data) + state), 0) FROM @job",
+        "SELECT count(*), coalesce(sum(length(data) + state + version), 0)::bigint FROM @certificate",
+        "SELECT count(*), coalesce(sum(length(data) + state + version), 0)::bigint FROM @job",
         "SELECT count(*), coalesce(sum(length(key) + length(owner)), 0) FROM @reservation",
         "SELECT count(*), coalesce(sum(length(data)), 0) FROM @history",
     ];

@@ -37,8 +37,8 @@ impl Server {
         })))
     }
 
-    /// What it is and how it is set, on one line.
-    pub(crate) fn describe(&self) -> Fallible<String> {
+    /// What it is and how it is set, on one line. What is to be `reliable` must wait for its disk.
+    pub(crate) fn describe(&self, reliable: bool) -> Fallible<String> {
         const SHOWN: [&str; 5] = ["fsync", "synchronous_commit", "full_page_writes", "shared_buffers", "max_wal_size"];
         wait(async {
             let mut connection = PgConnection::connect_with(&self.0).await?;
@@ -46,6 +46,10 @@ impl Server {
             for name in SHOWN {
                 let value: String =
                     sqlx::query_scalar("SELECT current_setting($1)").bind(name).fetch_one(&mut connection).await?;
+                if reliable && value == "off" {
+                    let remedy = "set CARDWRIGHT_POSTGRES_FSYNC=on for scripts/postgres, or CARDWRIGHT_BENCH_CARDS for a quick look";
+                    return Err(format!("{name} is off, so the figures would say nothing: {remedy}").into());
+                }
                 settings.push(format!("{name} {value}"));
             }
             let version: String =

@@ -17,7 +17,7 @@ use crate::recorder::Recorder;
 use crate::table::Measured;
 use crate::{ONE_BY_ONE, ROUNDS, files::Files, keep, run, start};
 
-use bare::{BareSchema, RowWitness, Transaction};
+use bare::{BareSchema, RowWitness, Transaction, Way};
 use database::Database;
 
 pub(crate) use curves::grow;
@@ -69,12 +69,16 @@ impl Trial {
         let transactions = self.record(&written, &users)?;
         let sums = bare::contents(&written)?;
         remove(written)?;
-        let mut measured = start(self.cards, self.stages, self.what, self.goal);
+        let ways = [(Way::Parts, self.what.to_owned()), (Way::Whole, format!("{}, in one statement", self.what))];
+        let mut measured = ways.map(|(way, what)| (way, start(self.cards, self.stages, &what, self.goal)));
         for round in 0..ROUNDS {
-            let bare_times = self.by_hand(server, round, &users, &transactions, &sums)?;
             let engine_times = self.by_engine(server, round, &users)?;
-            keep(&mut measured, &engine_times, &bare_times);
+            for (way, measured) in &mut measured {
+                let bare_times = self.by_hand(server, round, *way, &users, &transactions, &sums)?;
+                keep(measured, &engine_times, &bare_times);
+            }
         }
+        let measured: Vec<Measured> = measured.into_iter().flat_map(|(_, measured)| measured).collect();
         measured.iter().for_each(Measured::print);
         Ok(measured)
     }
@@ -97,6 +101,7 @@ impl Trial {
         &self,
         server: &Server,
         round: usize,
+        way: Way,
         users: &MemoryUsers,
         transactions: &[Vec<Transaction>],
         sums: &[(i64, i64)],
@@ -108,7 +113,7 @@ impl Trial {
         let mut times = Vec::new();
         for transactions in transactions {
             let begun = Instant::now();
-            bare.write(transactions)?;
+            bare.write(transactions, way)?;
             times.push(begun.elapsed());
         }
         drop(bare);

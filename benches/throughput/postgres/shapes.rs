@@ -48,12 +48,12 @@ shapes! {
 }
 
 impl Shape {
-    /// The statement that writes rows, a column in each argument; `@` stands for the schema and a dot.
-    pub(crate) fn writing(&self) -> String {
+    /// The statement that writes rows, a column in each argument after so many others; `@` stands for the schema and a dot.
+    pub(crate) fn writing(&self, others: usize) -> String {
         let Self { table, columns, .. } = self;
         let key = columns[0].0;
         let names = join(columns.iter().map(|(name, _)| (*name).to_owned()));
-        let given = join((1..).zip(*columns).map(|(place, (_, sort))| format!("${place}::{sort}[]")));
+        let given = join((others + 1..).zip(*columns).map(|(place, (_, sort))| format!("${place}::{sort}[]")));
         let insert = format!("INSERT INTO @{table} ({names}) SELECT {names} FROM unnest({given}) AS new ({names})");
         match self.how {
             How::Insert => insert,

@@ -11,7 +11,7 @@ use super::PostgresRepository;
 use super::pool::{Connections, Held};
 use super::problem::{Problem, is_answer, is_of_another_level, is_of_functions, is_of_tables, is_the_last};
 use super::queries::Statement;
-use super::statements::{BEGIN, LASTING, MIGRATING};
+use super::statements::{BEGIN, LASTING, MIGRATING, OLD_FUNCTIONS};
 
 /// What brings a schema from one version to the next; its version is how many of these it has had.
 const MIGRATIONS: &[&str] = &[include_str!("schema.sql")];
@@ -196,6 +196,7 @@ async fn is_done(session: &mut Session, schema: &str) -> Result<bool, Problem> {
     let lasting = LASTING.iter().map(|(name, _)| *name);
     if !missing(session, schema, made.chain(lasting).collect()).await?.is_empty()
         || moved(session, schema).await?.is_some()
+        || made_of(session, schema).await? != Some(digest())
     {
         return Ok(false);
     }
@@ -205,6 +206,19 @@ async fn is_done(session: &mut Session, schema: &str) -> Result<bool, Problem> {
         Err(Problem::Sql(error)) if is_of_functions(&error) => Ok(false),
         called => called.map(|()| true),
     }
+}
+
+/// The text that functions are made of, in short; it is the comment of `enter`.
+fn digest() -> String {
+    use sha2::{Digest as _, Sha256};
+    Sha256::digest(FUNCTIONS).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// What the functions of the schema were made of.
+async fn made_of(session: &mut Session, schema: &str) -> Result<Option<String>, Problem> {
+    let query = "SELECT obj_description(p.oid, 'pg_proc') FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = p.pronamespace \
+        WHERE n.nspname = $1 AND p.proname = 'enter'";
+    Ok(sqlx::query_scalar(query).bind(schema).fetch_optional(session.connection()).await?.flatten())
 }
 
 /// Those of these functions that the schema does not have.
@@ -285,7 +299,12 @@ async fn migrate_in(session: &mut Session, schema: &str) -> Result<(), Problem> 
             session.run(text.into_sql_str()).await?;
         }
     }
+    if found.is_some() {
+        session.run(OLD_FUNCTIONS.into_sql_str()).await?;
+    }
     session.run(FUNCTIONS.into_sql_str()).await?;
+    let comment = format!("COMMENT ON FUNCTION enter(text) IS '{}'", digest());
+    session.run(AssertSqlSafe(comment).into_sql_str()).await?;
     if let Some(ahead) = moved(session, schema).await? {
         let text = format!(
             "CREATE OR REPLACE FUNCTION ahead() RETURNS bigint LANGUAGE sql STABLE AS 'SELECT {ahead}::bigint'"

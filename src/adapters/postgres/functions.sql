@@ -48,8 +48,8 @@ BEGIN
     RETURN QUERY SELECT certificate.id, certificate.version, certificate.data FROM certificate WHERE id = ANY (ids);
 END $$;
 
--- A page of those of some cards, by id. Written so that no other index has this order.
-CREATE OR REPLACE FUNCTION certificates_of(known text, cards uuid[], after uuid, at_most bigint)
+-- A page of those of some cards, in some states (any, if none are given), by id. Written so that no other index has this order.
+CREATE OR REPLACE FUNCTION certificates_of(known text, cards uuid[], states smallint[], after uuid, at_most bigint)
 RETURNS TABLE (id uuid, version bigint, data text) LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 #variable_conflict use_column
 DECLARE
@@ -59,6 +59,7 @@ BEGIN
     RETURN QUERY SELECT page.* FROM unnest(cards) AS wanted (of_card) CROSS JOIN LATERAL (
             SELECT one.id, one.version, one.data FROM certificate AS one
             WHERE (one.card, one.id) >= (of_card, first) AND one.card <= of_card AND one.id IS DISTINCT FROM after
+                AND (cardinality(states) = 0 OR one.state = ANY (states))
             ORDER BY one.card, one.id LIMIT at_most) AS page
         ORDER BY page.id LIMIT at_most;
 END $$;
@@ -138,7 +139,7 @@ BEGIN
                  ORDER BY due, id LIMIT share.jobs FOR UPDATE SKIP LOCKED) AS job);
     END IF;
     RETURN QUERY UPDATE job SET version = version + 1, claim_worker = worker, claim_until = now + lease * interval '1 microsecond'
-        WHERE id = ANY (earliest) 
+        WHERE id = ANY (earliest)
         RETURNING job.id, job.version, job.data, job.claim_worker, job.claim_until, job.attempts, job.attempt;
 END $$;
 

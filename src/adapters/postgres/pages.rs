@@ -26,7 +26,6 @@ pub(super) enum Walk<'a> {
 pub(super) enum Values {
     Codes(Vec<i16>),
     Texts(Vec<String>),
-    Ids(Vec<Uuid>),
 }
 
 /// A page of a table: those that the walk and the filter leave, by id, after the one given.
@@ -72,7 +71,6 @@ pub(super) fn page(
             match values {
                 Values::Codes(codes) => text.value(codes).add("::smallint[]"),
                 Values::Texts(texts) => text.value(texts).add("::text[]"),
-                Values::Ids(ids) => text.value(ids).add("::uuid[]"),
             };
             text.add(") AS wanted (a) CROSS JOIN LATERAL (").add(&columns);
             // Written so that no other index has this order.

@@ -11,6 +11,8 @@ use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnection, PgPool, Postgres};
 use tokio::runtime::{self, Handle};
 
+use super::problem::Problem;
+
 /// For how long a connection waits for the next call, and how often those that have waited longer are given back to the pool.
 const WAITING: Duration = Duration::from_millis(20);
 
@@ -66,8 +68,8 @@ impl Connections {
     }
 
     /// One that was left a moment ago, or one of the pool.
-    pub(super) async fn get(&self) -> sqlx::Result<Held> {
-        let runtime = Handle::current();
+    pub(super) async fn get(&self) -> Result<Held, Problem> {
+        let runtime = Handle::try_current().map_err(|_| Problem::NoRuntime)?;
         // One that was left longer ago may be broken meanwhile: the pool looks.
         match self.last_left(&runtime).filter(|(_, at)| at.elapsed() < WAITING) {
             Some((held, _)) => Ok(held),

@@ -36,6 +36,8 @@ pub(super) enum Problem {
     Encoding(String),
     #[error("{object} already has a history entry {sequence}")]
     BrokenChain { object: String, sequence: i64 },
+    #[error("its calls must be awaited within a tokio runtime")]
+    NoRuntime,
     #[error("`{0}` is no cursor of this store")]
     Cursor(String),
 }
@@ -53,7 +55,8 @@ impl Problem {
     /// The same of what ends a transaction: without an answer, nobody knows whether it was stored.
     pub(super) fn of_commit(self) -> Self {
         match self {
-            Self::Sql(error) if !is_answer(&error) => Self::Commit(error),
+            // What cannot be written was not sent.
+            Self::Sql(error) if !is_answer(&error) && !matches!(error, sqlx::Error::Encode(_)) => Self::Commit(error),
             other => other,
         }
     }
@@ -190,7 +193,10 @@ fn judge_code(code: &str, message: &str) -> (Remedy, String) {
             "what a store is made of is there already, though its table `cardwright_migration` does not say so: take another \
              schema, or restore that table from a backup",
         ),
-        "25006" => (GiveUp, "the server or the session is read-only; connect to the primary"),
+        "25006" => (
+            TryLater,
+            "the server or the session is read-only; if no other server is taking over just now, connect to the primary",
+        ),
         "54000" => (GiveUp, "a key is longer than an index takes (about 2,700 bytes)"),
         "26000" => {
             (GiveUp, "a prepared statement is gone; a pooler between must keep sessions or know prepared statements")

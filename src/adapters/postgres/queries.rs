@@ -162,13 +162,12 @@ impl PostgresRepository {
         at_most: usize,
     ) -> Result<Vec<Certificate>, Problem> {
         let cards = distinct(query.cards.iter().map(|card| card.uuid()));
-        let after = after.map(CertificateId::uuid);
-        if query.states.is_empty() && !cards.is_empty() {
-            let query = sqlx::query(self.function("certificates_of", 3)).bind(cards).bind(after).bind(limit(at_most));
-            return self.read(query).await?.iter().map(decode::certificate).collect();
+        let (states, after) = (codes(&query.states, &[]), after.map(CertificateId::uuid));
+        if cards.is_empty() {
+            return self.find_of("certificate", None, states, after, at_most, decode::certificate).await;
         }
-        let along = (!cards.is_empty()).then_some(Walk::Along("card", Values::Ids(cards)));
-        self.find_of("certificate", along, codes(&query.states, &[]), after, at_most, decode::certificate).await
+        let query = sqlx::query(self.function("certificates_of", 4)).bind(cards).bind(states);
+        self.read(query.bind(after).bind(limit(at_most))).await?.iter().map(decode::certificate).collect()
     }
 
     /// A page of those in these states (all, if there are none), along the states if along nothing else.

@@ -8,6 +8,13 @@ pub(super) const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
 /// Waits for all who have entered, and holds up who is about to.
 pub(super) const MIGRATING: &str = "LOCK TABLE @cardwright_migration IN ACCESS EXCLUSIVE MODE";
 
+/// Drops the functions that were made by another build: what they take or give may be something else. All of them take first what their caller
+/// believes.
+pub(super) const OLD_FUNCTIONS: &str = "DO $$ DECLARE one regprocedure; BEGIN \
+    FOR one IN SELECT oid FROM pg_proc WHERE pronamespace = current_schema()::regnamespace AND proargnames[1] = 'known' LOOP \
+        EXECUTE 'DROP FUNCTION ' || one; \
+    END LOOP; END $$";
+
 /// The clock of leases. Tests that let time pass replace it.
 const MOMENT: &str = "CREATE FUNCTION moment() RETURNS timestamptz LANGUAGE sql VOLATILE AS 'SELECT clock_timestamp()'";
 
