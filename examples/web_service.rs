@@ -5,12 +5,12 @@
 //! cargo run --release --example web_service -- office.db 8080          (or a postgres:// address)
 //!
 //! curl -s localhost:8080/runs/CardsAddonExtProdBoProcOrderMultiple -H 'x-user: olga' -X POST >run.json
-//! jq '[., {selection: {ids: [{user: "p1"}, {user: "p500"}, {user: "nobody"}]}}]' run.json | curl -sN localhost:8080/work -H 'x-user: olga' --json @-
-//! curl -s 'localhost:8080/cards?state=requested' -H 'x-user: olga'      (ids; withdraw p1's, approve p500's)
+//! jq '[., {selection: {ids: [{user: "p1"}, {user: "p2"}, {user: "p500"}, {user: "nobody"}]}}]' run.json | curl -sN localhost:8080/work -H 'x-user: olga' --json @-
+//! curl -s 'localhost:8080/cards?state=requested' -H 'x-user: olga'      (in a new store, three; withdraw p1's, approve the others)
 //! curl -s localhost:8080/do/CardsProcAbortRequest -H 'x-user: olga' --json '{"selection": {"ids": [{"request": "…"}]}}'
 //! curl -s localhost:8080/do/CardsProcApproval -H 'x-user: anton' --json '{"selection": {"ids": [{"request": "…"}]}, "values": {"decision": "approve"}}'
-//! curl -s localhost:8080/do/CardsAddonExtProdProcAbort -H 'x-user: olga' --json '{"selection": {"ids": [{"card": "…"}]}}'    (of one approved,
-//!     within five seconds: later it is sent)
+//! curl -s localhost:8080/do/CardsAddonExtProdProcAbort -H 'x-user: olga' --json '{"selection": {"ids": [{"card": "…"}]}}'
+//!     (p2's, right after the approval: soon it is sent, and the answer is 409)
 //! curl -s localhost:8080/health; curl -s localhost:8080/doubts -H 'x-user: petra'       (seconds later: p500's, lost)
 //! curl -s localhost:8080/do/CardsProcResolveDoubt -H 'x-user: petra' --json '{"selection": {"ids": [{"job": "…"}]},
 //!     "values": {"doubt": "<id>/<doubts>", "resolution": "give up", "reason": "they have lost it"}}'

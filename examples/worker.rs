@@ -51,12 +51,16 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .schedule("CardsAddonExtProdBatchSyncOrder", lanes)?
         .schedule("CardsAddonExtProdBatchSyncStatus", lanes)?;
     if once {
+        let told = worker.run_once().await;
+        if told.is_empty() {
+            println!("nothing is due");
+        }
         let mut failed = None;
-        for (process, report) in worker.run_once().await {
+        for (process, report) in told {
             let report = match report {
                 Ok(report) => report,
                 Err(error) => {
-                    println!("{process}: {}", shared::words(&error));
+                    println!("{process}: {error}");
                     failed = Some(error);
                     continue;
                 }
@@ -94,7 +98,7 @@ async fn tell(watch: Watch) {
                     println!("{process}: {} jobs in the last minute, {} done", did.last_minute, did.done);
                 }
             }
-            Err(error) => println!("no figures: {}", shared::words(&error)),
+            Err(error) => println!("no figures: {error}"),
         }
     }
 }

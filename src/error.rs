@@ -104,7 +104,7 @@ pub enum Error {
         what: String,
     },
     /// The store failed: see [`is_transient`](Self::is_transient). What was reported as done is stored.
-    #[error("{during} failed")]
+    #[error("{during} failed: {source}")]
     Store {
         /// What was being done.
         during: &'static str,
@@ -112,7 +112,7 @@ pub enum Error {
         source: RepositoryError,
     },
     /// The user directory failed.
-    #[error("{during} failed")]
+    #[error("{during} failed: {source}")]
     Directory {
         /// What was being done.
         during: &'static str,
@@ -120,7 +120,7 @@ pub enum Error {
         source: DirectoryError,
     },
     /// A record of the office cannot be read: it was written by a newer release or by hand.
-    #[error("record `{key}` cannot be read")]
+    #[error("record `{key}` cannot be read: {source}")]
     Record {
         /// The record.
         key: String,
@@ -173,7 +173,7 @@ pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
     while let Some(next) = cause {
         let cause_words = next.to_string();
         // Some say in their own words what their cause says.
-        if !words.ends_with(&cause_words) {
+        if !words.contains(&cause_words) {
             words.push_str(": ");
             words.push_str(&cause_words);
         }

@@ -218,6 +218,9 @@ impl Worker {
     ///
     /// Runs on the tokio runtime it is called on, which needs its timers enabled, each lane as a task of its own. What goes wrong is
     /// in the [figures](Self::watch) and in the log, and is tried again.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
     pub async fn run(&self, stop: impl Future<Output = ()>) -> Stopped {
         let (stopping, stopped) = watch::channel(false);
         let mut lanes = JoinSet::new();
@@ -247,7 +250,7 @@ impl Worker {
     /// off: the report, which says so if the run was, or why no run could be opened. A process that is switched off has nothing to do.
     ///
     /// # Panics
-    /// Where a process of the host's panics; once all others are done.
+    /// Outside a tokio runtime; and where a process of the host's panics, once all others are done.
     pub async fn run_once(&self) -> Vec<(SymbolicName, Result<Report, Error>)> {
         let mut told = Vec::new();
         let mut panicked = None;

@@ -28,13 +28,8 @@ pub(crate) async fn store(address: &str) -> Result<Arc<dyn CardRepository>, Box<
     // Connected when it is first used, so that what is wrong is told in the store's words.
     let pool = PgPoolOptions::new().max_connections(8).acquire_timeout(Duration::from_secs(5)).connect_lazy(address)?;
     let store = PostgresRepository::new(pool, SchemaName::new("cardwright")?);
-    store.migrate().await.map_err(|error| words(&error))?;
+    store.migrate().await.map_err(|error| error.to_string())?;
     Ok(Arc::new(store))
-}
-
-/// What an error says, and what it came from.
-pub(crate) fn words(error: &dyn Error) -> String {
-    error.source().map_or_else(|| error.to_string(), |cause| format!("{error}: {}", words(cause)))
 }
 
 /// An engine on this store: 500 people, one badge, the badge bureau below. With `approval`, orders are approved from now on.

@@ -64,7 +64,7 @@ pub(super) struct Done {
 
 /// Who performs, for the history.
 #[derive(Clone, Copy)]
-pub(super) struct By<'a> {
+struct By<'a> {
     actor: &'a Actor,
     process: &'a SymbolicName,
     run: Option<RunId>,

@@ -314,7 +314,10 @@ impl Engine {
         if self.seal_of(run)? == run.seal {
             return Ok(());
         }
-        Err(Error::RunOutdated { run: run.id, why: "it was altered since it was opened, or opened by another office" })
+        Err(Error::RunOutdated {
+            run: run.id,
+            why: "it was altered since it was opened, or opened by another office or an instance with another chain key",
+        })
     }
 
     /// The definition's slots now; refuses what is switched off or not permitted.

@@ -56,7 +56,7 @@ use crate::job::{Attempt, Job, JobKind, JobState};
 /// failure is interrupted and can be continued; answers of the bureau are stored again and again). Texts hold no NUL: the library refuses it before it comes to a store.
 ///
 /// # Cancellation
-/// A call whose future is dropped may or may not have taken effect, but never in part.
+/// A call whose future is dropped may or may not have taken effect, or may yet, but never in part.
 ///
 /// After [`RepositoryError::OutcomeUnknown`], commit the same change set again, or read back. The engine commits it again: should the first have been
 /// stored, versions and reservations refuse the second, and the conflicts tell. Reading back is sure only once the first cannot take effect any more.

@@ -153,17 +153,24 @@ impl Growing {
         .await
     }
 
-    /// What was claimed is released before the next claim.
-    async fn claim(&self, size: usize) -> Fallible<Rounds> {
+    /// What was claimed is done before the next claim, and as many others are due then, so that there are always as many.
+    async fn claim(&mut self, size: usize) -> Fallible<Rounds> {
+        let Self { store, chance, .. } = self;
         let request = ClaimRequest::new("bench", CLAIMED, LEASE);
         rounds(CLAIMS, async || {
             let begun = Instant::now();
-            let claimed = self.store.claim(&request).await?;
+            let claimed = store.claim(&request).await?;
             let taken = begun.elapsed();
             if claimed.len() != CLAIMED.min(size) {
                 return Err(format!("{} jobs were claimed", claimed.len()).into());
             }
-            self.store.release(&claimed.iter().map(|job| (job.id, job.version)).collect::<Vec<_>>()).await?;
+            let mut changes = ChangeSet::new();
+            for job in claimed {
+                let id = JobId::new(Uuid::from_u64_pair(chance.next(), chance.next()));
+                changes.jobs.push(Job { id, version: 0, claim: None, ..job.clone() });
+                changes.jobs.push(Job { state: JobState::Done, claim: None, ..job });
+            }
+            store.commit(&changes).await?;
             Ok(taken)
         })
         .await

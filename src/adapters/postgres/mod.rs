@@ -40,7 +40,7 @@ use problem::Problem;
 ///
 /// It works on the host's own [`PgPool`], so time-outs, the size of the pool and TLS are the host's to choose: TLS is a feature of
 /// `sqlx` (`tls-rustls-ring`, `tls-native-tls` and others), which the host enables in its own dependency on `sqlx` 0.9. Calls must
-/// be awaited within a tokio runtime, as all of `sqlx`'s. A pooler between must keep sessions, or know prepared statements.
+/// be awaited within a tokio runtime, and the pool made within one, as `sqlx` wants it. A pooler between must keep sessions, or know prepared statements.
 ///
 /// As long as the pool may open more connections, or has some at rest, a call leaves its own for the next one: the pool gets it back once
 /// nobody has taken it for 20 to 40 ms, or after a second. What the pool does when it gives a connection or gets one back (`before_acquire`, `after_release`,

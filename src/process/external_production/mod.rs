@@ -62,7 +62,9 @@ pub(crate) fn require_no_open_order(user: &UserId, open: &[CardId], several_allo
     match open.first() {
         Some(card) if !several_allowed => Err(Refusal::new(
             RefusalCode::OpenOrder,
-            format!("user {user} already has an open card order: card {card}"),
+            format!(
+                "user {user} already has an open card order: card {card} is requested, processing, ordered, in production or produced"
+            ),
         )),
         _ => Ok(()),
     }
